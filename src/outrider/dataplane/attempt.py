@@ -1,0 +1,180 @@
+"""One try at one endpoint: breaker, balance, connect, stamp, send, wait for the head.
+
+Everything that belongs to a try (its number, endpoint, connection, times) lives and dies here. Its outcome is
+sealed exactly once, when nothing more can happen to it.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError, Task
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from outrider.dataplane.dial import dial
+from outrider.dataplane.drive import suspended
+from outrider.dataplane.policies.retry import unsent
+from outrider.dataplane.wire import request_head
+from outrider.model.failure import Failure, Kind
+from outrider.model.messages import Response
+from outrider.model.outcome import NEUTRAL, Outcome
+
+if TYPE_CHECKING:
+    from outrider.dataplane.call import Call
+    from outrider.dataplane.cluster import Endpoint
+    from outrider.dataplane.upstream import Upstream
+
+
+class Attempt:
+    """The `number`-th try of a call, counted from 1. Times are monotonic seconds."""
+
+    endpoint: Endpoint | None = None
+    connection: Upstream | None = None
+    generation = -1
+    """The breaker's generation at admission; -1 when it is not to be told (any more)."""
+    admitted = False
+    """Whether the breaker let it go; if not, Outrider itself refused and the target was not involved."""
+    _sealed = False
+
+    def __init__(self, call: Call, number: int, started: float) -> None:
+        self.call = call
+        self.number = number
+        self.started = self.sent = self.answered = started
+        due = started + call.route.attempt_timeout
+        self.due = due if due < call.deadline else call.deadline
+        self.result: Response | Failure = _NOT_YET
+
+    async def run(self) -> Response | Failure:
+        """Make the attempt. The result also stands in `result`; nothing is retried here, except that a reused
+        connection which turns out to be dead is replaced once by a fresh one."""
+        call = self.call
+        route = call.route
+        breaker = route.breaker
+        if breaker is not None and (refusal := breaker.admit(self)) is not None:
+            self.result = refusal
+            return refusal
+        self.admitted = True
+        endpoint = self.endpoint = route.cluster.pick(call.tried)
+        if endpoint is None:
+            self.result = Failure(Kind.NO_ENDPOINT, f"no endpoint of {route.cluster.name} is available")
+            return self.result
+        endpoint.in_flight += 1
+        call.tried += (endpoint,)
+
+        connection = endpoint.pool.lease(certain=not route.retry.repeatable(call))
+        if connection is None:
+            self.result = await self._on_a_new_connection(endpoint)
+        else:
+            self._send(endpoint, connection)
+            if not connection.settled:
+                await suspended()
+            self.result = connection.failure or connection.response
+            if connection.failure is not None and self._was_stale(connection.failure):
+                endpoint.stats.connects["stale"] += 1
+                connection.end(self.started)
+                self.result = await self._on_a_new_connection(endpoint)
+        self.answered = monotonic()
+        return self.result
+
+    @property
+    def latency(self) -> float:
+        """Seconds until the head of the answer came, or the attempt failed."""
+        return self.answered - self.started
+
+    @property
+    def unsent(self) -> bool:
+        """Whether provably nothing of the request reached the target."""
+        return unsent(self.result)
+
+    def seal(self, outcome: Outcome, now: float | None = None) -> None:
+        """Fix the outcome: tell the breaker, the balance and the metrics, once. The connection goes back, at
+        `now` if that is later than the head of the answer."""
+        if self._sealed or not self.admitted:
+            return
+        self._sealed = True
+        route = self.call.route
+        if route.breaker is not None:
+            route.breaker.observe(self, outcome)
+        if self.endpoint is not None:
+            self.endpoint.in_flight -= 1
+        if self.connection is not None:
+            self.connection.end(now or self.answered)
+        result = self.result
+        label = result.status if isinstance(result, Response) else result.kind.slug
+        route.cluster.stats.attempts[label] += 1
+
+    def is_probe(self) -> bool:
+        """Whether the breaker lent this attempt one of its few permits. A probe is judged by the head of its
+        answer, because the body may be a stream that lasts for hours."""
+        breaker = self.call.route.breaker
+        return breaker is not None and breaker.probing(self)
+
+    def judge_head(self, outcome: Outcome) -> None:
+        """Give the breaker its verdict before the body has come; the seal later says nothing more to it."""
+        breaker = self.call.route.breaker
+        if breaker is not None:
+            breaker.observe(self, outcome)
+            self.generation = -1
+
+    async def _on_a_new_connection(self, endpoint: Endpoint) -> Response | Failure:
+        route = self.call.route
+        left = self.due - monotonic()
+        if left <= 0:
+            return Failure(Kind.DEADLINE, "the call's timeout passed before the target could be reached")
+        proxy = self.call.downstream.proxy
+        # A task of its own, because asyncio's time limits need one; connecting is not the common case.
+        dialling = proxy.loop.create_task(dial(endpoint, proxy.timers, min(route.connect_timeout, left)))
+        try:
+            connection = await dialling
+        except CancelledError:
+            dialling.add_done_callback(_hang_up)
+            raise
+        if isinstance(connection, Failure):
+            return connection
+        self.sent = monotonic()
+        self._send(endpoint, connection)
+        if not connection.settled:
+            await suspended()
+        return connection.failure or connection.response
+
+    def _send(self, endpoint: Endpoint, connection: Upstream) -> None:
+        """Send the request; the connection resumes the call when there is an answer, or a reason why not."""
+        call = self.call
+        route = call.route
+        self.connection = connection
+        body = call.body
+        # The target cannot answer what it has not got: see `upload_ended`.
+        connection.begin(self, self.due if body is None or body.complete else call.deadline)
+        lines = [stamp.stamp(self) for stamp in route.stamps]
+        head = request_head(call, endpoint, route.owned, lines, call.expect_continue and not call.continued)
+        if body is None:
+            connection.write(head)
+        elif (whole := body.whole()) is not None:
+            connection.write(head + whole)
+        else:
+            connection.write(head)
+            body.attach(connection)
+
+    def upload_ended(self) -> None:
+        """The app has sent the last byte of its body: from here the target has a full attempt to answer."""
+        if self.connection is not None:
+            self.connection.rearm(min(monotonic() + self.call.route.attempt_timeout, self.call.deadline))
+
+    def _was_stale(self, failure: Failure) -> bool:
+        """A kept-alive connection that the target had already closed, and a request that may be sent again."""
+        call = self.call
+        return (
+            failure.kind is Kind.RESET
+            and self.connection is not None
+            and self.connection.reused
+            and call.route.retry.repeatable(call)
+            and (call.body is None or call.body.replayable)
+        )
+
+
+def _hang_up(dialling: Task[Upstream | Failure]) -> None:
+    """A connection that came about although nobody wants it any more."""
+    if not dialling.cancelled() and not isinstance(connection := dialling.result(), Failure):
+        connection.close()
+
+
+_NOT_YET = Failure(Kind.CANCELLED, "the attempt was given up before it ended")

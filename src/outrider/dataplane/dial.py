@@ -1,0 +1,50 @@
+"""Resolve and connect: a new connection to an endpoint, bounded by `connect_timeout`, or the reason why not."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from typing import TYPE_CHECKING
+
+from outrider.dataplane.upstream import Upstream
+from outrider.model.failure import Failure, Kind
+from outrider.model.units import format_duration
+
+if TYPE_CHECKING:
+    from outrider.dataplane.cluster import Endpoint
+    from outrider.dataplane.timers import Timers
+
+_UNREACHABLE = frozenset((errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EHOSTDOWN))
+_EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+async def dial(endpoint: Endpoint, timers: Timers, timeout: float) -> Upstream | Failure:
+    """Connect to the endpoint within `timeout` seconds. Nothing of any request has been sent when this fails."""
+    loop = asyncio.get_running_loop()
+    name = endpoint.name
+    try:
+        async with asyncio.timeout(timeout):
+            _, connection = await loop.create_connection(
+                lambda: Upstream(endpoint, timers), endpoint.host, endpoint.port
+            )
+    except TimeoutError:
+        detail = f"no connection to {name} within {format_duration(timeout)}"
+        failure = Failure(Kind.CONNECT_TIMEOUT, detail, endpoint=name)
+    except socket.gaierror as error:
+        detail = f"the host name of {name} could not be resolved: {error.strerror or error}"
+        failure = Failure(Kind.DNS, detail, endpoint=name)
+    except ConnectionRefusedError:
+        failure = Failure(Kind.CONNECT_REFUSED, f"{name} refused the connection; is it running?", endpoint=name)
+    except OSError as error:
+        kind = Kind.UNREACHABLE
+        if error.errno in _EXHAUSTED:
+            kind = Kind.NO_ENDPOINT
+        elif error.errno == errno.ECONNREFUSED:
+            kind = Kind.CONNECT_REFUSED
+        failure = Failure(kind, f"could not connect to {name}: {error.strerror or error}", endpoint=name)
+    else:
+        endpoint.stats.connects["ok"] += 1
+        return connection
+    endpoint.stats.connects[failure.kind.proxy_error] += 1
+    return failure

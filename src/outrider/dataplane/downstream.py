@@ -1,0 +1,647 @@
+"""One connection from the app: asyncio.Protocol + request parser -> Call, and the answer back.
+
+Parser callbacks only record; `data_received` acts once, after `feed_data` has returned. One coroutine at a time
+carries the calls of a connection, so pipelined requests are answered in order; while one is carried, later ones
+wait unread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import socket
+import struct
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
+
+import httptools
+
+from outrider.dataplane.call import Call, carry
+from outrider.dataplane.drive import Drive
+from outrider.dataplane.replay import RequestBody
+from outrider.dataplane.timers import NEVER
+from outrider.dataplane.wire import (
+    LAST_CHUNK,
+    interim_head,
+    nominated_fields,
+    relocate,
+    reply_bytes,
+    status_line,
+    without,
+)
+from outrider.model.failure import Failure, Kind
+from outrider.model.messages import Response
+from outrider.model.reply import Reply, rescue
+
+if TYPE_CHECKING:
+    from outrider.dataplane.proxy import Proxy
+    from outrider.dataplane.routing import Service
+    from outrider.dataplane.upstream import Upstream
+
+log = logging.getLogger("outrider")
+
+# RFC 9110 §7.2 with RFC 3986 §3.2.2: a registered name, an IPv4 address or a bracketed IPv6 one, and a port.
+_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_ABSOLUTE = re.compile(rb"http://(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:[/?]|$)", re.IGNORECASE)
+_NO_BODY = frozenset((204, 304))
+# Seconds that a refused upload may go on before the connection is cut, so that the app can read the answer.
+_LINGER = 2.0
+_MAX_KNOWN_HOSTS = 256
+_REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
+_ATTEMPTS = [b"x-outrider-attempts: %d\r\nserver-timing: outrider;dur=" % n for n in range(12)]
+_TENTHS = [b"%d.%d" % divmod(n, 10) for n in range(1000)]
+_OVER_LIMIT = Failure(Kind.OVERLOADED, "limits.downstream_connections is reached", retry_after=1.0)
+
+
+class Downstream(asyncio.Protocol):
+    """A connection from the app. `dedicated` is the service of the port it came in on, if that has one."""
+
+    __slots__ = (
+        "_active",
+        "_carrying",
+        "_chunked_answer",
+        "_close_after",
+        "_deaf",
+        "_dedicated",
+        "_discarding",
+        "_drive",
+        "_feed_size",
+        "_head_bytes",
+        "_in_head",
+        "_incoming",
+        "_lingering",
+        "_lost",
+        "_parser",
+        "_queue",
+        "_reading_paused",
+        "_skip_head",
+        "_source",
+        "_transport",
+        "_upgrading",
+        "due",
+        "proxy",
+        "resume_call",
+        "wake",
+        "write_paused",
+    )
+
+    def __init__(self, proxy: Proxy, dedicated: Service | None = None) -> None:
+        self.proxy = proxy
+        self._dedicated = dedicated
+        self._transport: asyncio.Transport = cast(asyncio.Transport, None)
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._incoming: Call | None = None  # the call whose head or body is being read
+        self._in_head = False
+        self._head_bytes = 0  # of feeds after the one in which the head began
+        self._feed_size = 0
+        self._discarding = False  # whatever follows is read and thrown away
+        self._skip_head = False
+        self._upgrading = False
+        self._queue: deque[Call] = deque()
+        self._active: Call | None = None
+        self._carrying = False
+        self._drive = Drive(self._call_ended)
+        self.resume_call = self._drive.resume  # there is news for the call under way
+        self._source: Upstream | None = None
+        self._reading_paused = False
+        self._chunked_answer = False
+        self._close_after = False
+        self._deaf = False  # nothing more is read as a request
+        self._lingering = False
+        self._lost = False
+        self.write_paused = False
+        self.due = NEVER
+        self.wake = NEVER
+
+    # ---------------------------------------------------------------- calls, in order
+
+    def _carry_next(self) -> None:
+        """Carry what waits in the queue, one call after the other, until one has to wait."""
+        queue = self._queue
+        self._carrying = True
+        while queue and self._active is None and not self.write_paused:
+            call = self._active = queue.popleft()
+            if self._reading_paused:
+                self._regulate()
+            if call.aborted is None:
+                self._drive.start(carry(call))
+            else:
+                self._refuse(call, call.aborted)
+                self._call_ended()
+        self._carrying = False
+
+    @property
+    def active(self) -> Call | None:
+        """The call under way."""
+        return self._active
+
+    def _call_ended(self) -> None:
+        call = self._active
+        assert call is not None
+        self._active = None
+        if call.status == 0:
+            self.abort()  # it ended without an answer, which only a bug can do
+        elif self._close_after:
+            self._close_politely()
+        if self._queue and not self._carrying:
+            self._carry_next()
+
+    def _refuse(self, call: Call, failure: Failure) -> None:
+        """Answer a request that never became a call: malformed, too large, or for nobody we know."""
+        call.correlation_id = call.noted.get(b"x-correlation-id", b"")
+        call.failure = failure
+        call.label = failure.kind.label
+        call.status = failure.kind.status
+        correlation = call.correlation_id.decode("latin-1") or None
+        self.send_reply(call, rescue(failure, correlation_id=correlation))
+        seconds = monotonic() - call.started
+        call.route.stats.count(call.method, call.status, call.label, seconds)
+        self.proxy.report(call, seconds)
+
+    # ---------------------------------------------------------------- the answer
+
+    def send_whole(self, call: Call, response: Response) -> None:
+        """Head and body of a complete answer, in one write."""
+        parts = self._head(call, response)
+        if self._chunked_answer:
+            body = b"".join(response.pieces)
+            if body:
+                parts.append(b"%x\r\n%b\r\n" % (len(body), body))
+            parts.append(LAST_CHUNK)
+        else:
+            parts += response.pieces
+        response.pieces = []
+        self._transport.write(b"".join(parts))
+
+    def send_head(self, call: Call, response: Response) -> None:
+        """Head and first part of an answer whose rest will follow."""
+        self._transport.write(b"".join(self._head(call, response)))
+        pieces, response.pieces = response.pieces, []
+        if pieces:
+            self.write_body(pieces)
+
+    def write_body(self, pieces: list[bytes]) -> None:
+        """The next part of the answer's body."""
+        if self._chunked_answer:
+            size = sum(map(len, pieces))
+            self._transport.writelines([b"%x\r\n" % size, *pieces, b"\r\n"])
+        elif len(pieces) == 1:
+            self._transport.write(pieces[0])
+        else:
+            self._transport.writelines(pieces)
+
+    def send_end(self, response: Response) -> None:
+        """The answer is complete."""
+        if response.pieces:
+            self.write_body(response.pieces)
+            response.pieces = []
+        if self._chunked_answer:
+            self._transport.write(LAST_CHUNK)
+
+    def send_reply(self, call: Call, reply: Reply) -> None:
+        """A reply made here. If the request body has not come in yet, the connection ends with it."""
+        self._close_after = self._ends(call)
+        seconds = monotonic() - call.started
+        overhead = seconds - call.waited - call.paused
+        extra = b"%b%b\r\n" % (_ATTEMPTS[min(call.attempts, 11)], _milliseconds(overhead))
+        self._transport.write(
+            reply_bytes(reply, extra, head_only=call.method == b"HEAD", close=self._close_after)
+        )
+
+    def write_interim(self, response: Response) -> None:
+        """An informational answer, if the app can take it: never to HTTP/1.0, and 100 only when it asked."""
+        call = self._active
+        if call is None or call.committed or not call.minor:
+            return
+        if response.status == 100:
+            if not call.expect_continue or call.continued:
+                return
+            call.continued = True
+        self._transport.write(interim_head(response))
+
+    def abort(self) -> None:
+        """Break the answer off so that nobody can take it for complete: reset instead of an orderly close."""
+        self._close_after = True
+        self._deaf = True
+        sock = self._transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._transport.abort()
+
+    def piped(self, source: Upstream | None) -> None:
+        self._source = source
+
+    def buffered(self) -> int:
+        return self._transport.get_write_buffer_size()
+
+    def _head(self, call: Call, response: Response) -> list[bytes]:
+        """Status line, the target's fields, framing, and what Outrider tells the app."""
+        attempt = call.attempt
+        assert attempt is not None
+        self._close_after = close = self._ends(call)
+        parts = [status_line(response)]
+        parts += response.lines
+        if call.prefix and response.location >= 0:
+            at = response.location + 1
+            parts[at] = relocate(parts[at], call.prefix, attempt.endpoint)
+        self._chunked_answer = False
+        if response.length is None:
+            if call.minor and call.method != b"HEAD" and response.status not in _NO_BODY:
+                self._chunked_answer = True
+                parts.append(b"transfer-encoding: chunked\r\n")
+        elif response.status == 204:
+            parts[1:] = without(parts[1:], frozenset((b"content-length",)))
+        overhead = attempt.answered - call.started - call.waited - call.paused
+        parts += (
+            _ATTEMPTS[call.attempts if call.attempts < 12 else 11],
+            _milliseconds(overhead),
+            call.route.timing_name,
+            _milliseconds(attempt.answered - attempt.started),
+            b"\r\n",
+        )
+        if call.attempts > 1:
+            parts.append(_retried_line(call, response))
+        parts.append(b"connection: close\r\n\r\n" if close else b"\r\n")
+        return parts
+
+    def _ends(self, call: Call) -> bool:
+        """Whether the connection must end with this call's answer."""
+        return (
+            self.proxy.draining
+            or self._deaf
+            or not call.keep_alive
+            or (call.body is not None and not call.body.complete)
+        )
+
+    def _close_politely(self) -> None:
+        """Close after the answer has been sent. If the app is still sending, keep reading for a moment:
+        closing at once would reset the connection and take the answer with it (RFC 9112 §9.6)."""
+        if self._lost or self._transport.is_closing():
+            return
+        self._deaf = True
+        self._queue.clear()
+        call = self._incoming
+        unread = call is not None and call.body is not None and not call.body.complete
+        if not (unread or self._discarding or self._reading_paused):
+            self._transport.close()
+            return
+        self._lingering = True
+        self._regulate()
+        self._transport.write_eof()
+        self.proxy.timers.arm(self, monotonic() + _LINGER)
+
+    # ---------------------------------------------------------------- asyncio.Protocol
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        proxy = self.proxy
+        connections = proxy.connections
+        connections.add(self)
+        if len(connections) > proxy.limits.downstream_connections:
+            proxy.stats.refused_connections += 1
+            self._deaf = True
+            transport.write(reply_bytes(rescue(_OVER_LIMIT), b"", head_only=False, close=True))
+            self._lingering = True
+            transport.write_eof()
+            proxy.timers.arm(self, monotonic() + _LINGER)
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        self._feed_size = len(data)
+        if self._in_head:
+            self._head_bytes += self._feed_size
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(data[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self._malformed(error)
+        if self._queue and self._active is None:
+            self._carry_next()
+        incoming = self._incoming
+        if self._in_head or self._queue or (incoming is not None and incoming.body is not None):
+            self._after_part_of_a_message()
+        else:
+            self.due = NEVER
+
+    def _after_part_of_a_message(self) -> None:
+        """Something other than whole small requests came: bound it, pass it on, watch the clock."""
+        if self._in_head and self._head_bytes > self.proxy.limits.header_bytes:
+            self._reject(Kind.HEAD_TOO_LARGE, "the request head exceeds limits.header_bytes")
+        active, incoming = self._active, self._incoming
+        if active is not None and active.body is not None and active is not incoming:
+            self._pass_body_on(active, active.body)
+        if incoming is not None and incoming.body is not None:
+            self._pass_body_on(incoming, incoming.body)
+        if self._queue:
+            self._carry_next()
+            self._regulate()
+        self._watch_the_clock()
+
+    def eof_received(self) -> bool:
+        self._hang_up()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._hang_up()
+        self.proxy.connections.discard(self)
+        self._parser = None  # it holds us, we hold it
+        self.due = NEVER
+        self._incoming = None
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        if self._source is not None:
+            self._source.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self._source is not None:
+            self._source.resume_reading()
+        if self._queue and not self._carrying:
+            self._carry_next()
+
+    def expired(self, now: float) -> None:
+        """The app took too long over a head or a body, or over reading a last answer."""
+        if self._lingering or self._lost:
+            self._transport.abort()
+        elif self._reading_paused:
+            self._watch_the_clock()  # it was we who made it wait
+        elif self._in_head:
+            self._reject(Kind.REQUEST_TIMEOUT, "the request head took longer than limits.header_timeout")
+            self._carry_next()
+        else:
+            self._abort_incoming(Kind.REQUEST_TIMEOUT, "the body stood still longer than limits.body_idle_timeout")
+
+    # ---------------------------------------------------------------- parser callbacks: they only record
+
+    def on_url(self, url: bytes) -> None:
+        if self._in_head:
+            assert self._incoming is not None
+            self._incoming.target += url
+        elif not self._skip_head:
+            self._in_head = True
+            self._head_bytes = 0
+            call = self._incoming = Call(self, monotonic())
+            call.target = url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # otherwise a trailer: not passed on, never merged (RFC 9110 §6.5.1)
+            self._incoming.fields.append((name.lower(), name, value))  # type: ignore[union-attr] # see on_url
+
+    def on_headers_complete(self) -> None:
+        if self._skip_head:
+            self._skip_head = False
+            return
+        call = self._incoming
+        if self._deaf or call is None:
+            return
+        self._in_head = False
+        call.method = self._parser.get_method()
+        failure = self._read_head(call)
+        if failure is not None:
+            call.keep_alive = False
+        else:
+            match = self.proxy.table.resolve(call, self._dedicated)
+            if isinstance(match, Failure):
+                failure = match
+            else:
+                service, call.path, call.prefix = match
+                call.route = service.route_for(call.method, call.path) if service.declared else service.default
+        if failure is not None:
+            call.aborted = failure
+            call.route = self.proxy.no_route
+        if call.length or call.chunked:
+            call.body = RequestBody(self, self.proxy.limits.replay_bytes, call.chunked)
+        self._queue.append(call)
+
+    def on_body(self, piece: bytes) -> None:
+        call = self._incoming
+        if call is not None and call.body is not None:
+            call.body.feed(piece)
+
+    def on_message_complete(self) -> None:
+        call = self._incoming
+        if call is not None and call.body is not None and not self._upgrading:
+            call.body.finish()
+
+    # ---------------------------------------------------------------- reading requests
+
+    def _ignore_upgrade(self, rest: bytes) -> None:
+        """An `Upgrade` is not taken up, which RFC 9110 §7.8 allows. The parser stops behind such a head, so a new
+        one goes on with what follows; if that is the body of the same message, it must know how it is framed."""
+        self._parser = httptools.HttpRequestParser(self)
+        self._upgrading = False
+        call = self._incoming
+        try:
+            if call is not None and call.body is not None:
+                framing = b"transfer-encoding: chunked" if call.chunked else b"content-length: %d" % (call.length or 0)
+                self._skip_head = True
+                self._parser.feed_data(b"POST / HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n" % framing)
+            if rest:
+                self._parser.feed_data(rest)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._ignore_upgrade(rest[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            self._malformed(error)
+
+    def _read_head(self, call: Call) -> Failure | None:
+        """Check what the parser does not (docs/decisions/0003), and take the framing facts out of the head."""
+        version = self._parser.get_http_version()
+        if version != "1.1":
+            if version != "1.0":
+                return Failure(Kind.VERSION, f"HTTP/{version} is not spoken here; use HTTP/1.1")
+            call.minor = 0
+            call.keep_alive = False
+        fields = call.fields
+        limits = self.proxy.limits
+        if len(fields) > limits.headers or (
+            (self._head_bytes or self._feed_size > limits.header_bytes) and _size(call) > limits.header_bytes
+        ):
+            return Failure(Kind.HEAD_TOO_LARGE, "the request head exceeds limits.header_bytes or limits.headers")
+        noted = call.noted
+        names = self.proxy.noted
+        for lower, _, value in fields:
+            if lower in names:
+                if lower in noted:
+                    if lower == b"host":
+                        return Failure(Kind.BAD_REQUEST, "the request has two Host headers")
+                    value = noted[lower] + b", " + value  # noqa: PLW2901 - one value, as RFC 9110 §5.3 combines them
+                noted[lower] = value
+        target = call.target
+        if target[:1] != b"/" or not target.isascii() or b"#" in target or call.method in _REFUSED_METHODS:
+            failure = _check_target(call.method, target)
+            if failure is not None:
+                return failure
+        host = noted.get(b"host")
+        if host not in self.proxy.known_hosts:
+            failure = self._check_host(host, call.minor)
+            if failure is not None:
+                return failure
+        if len(noted) > 1:
+            return self._check_framing(call, noted)
+        return None
+
+    def _check_host(self, host: bytes | None, minor: int) -> Failure | None:
+        if host is None:
+            return Failure(Kind.BAD_REQUEST, "the request has no Host header") if minor else None
+        if not _HOST.fullmatch(host):
+            return Failure(Kind.BAD_REQUEST, "the Host header is not a host name")
+        if len(self.proxy.known_hosts) < _MAX_KNOWN_HOSTS:
+            self.proxy.known_hosts.add(host)
+        return None
+
+    def _check_framing(self, call: Call, noted: dict[bytes, bytes]) -> Failure | None:
+        connection = noted.get(b"connection")
+        if connection is not None:
+            call.nominated = nominated_fields(connection)
+            if b"close" in connection.lower():
+                call.keep_alive = False
+        length = noted.get(b"content-length")
+        coding = noted.get(b"transfer-encoding")
+        if coding is not None:
+            if not call.minor or length is not None:
+                return Failure(Kind.BAD_REQUEST, "Transfer-Encoding where it must not be (RFC 9112 §6.1)")
+            if coding.strip().lower() != b"chunked":
+                return Failure(Kind.NOT_IMPLEMENTED, "the only transfer coding understood is chunked")
+            call.chunked = True
+        elif length is not None:
+            if not length.isdigit():
+                return Failure(Kind.BAD_REQUEST, "Content-Length is not a number")
+            call.length = int(length)
+            if call.length > self.proxy.limits.body_bytes:
+                return Failure(Kind.BODY_TOO_LARGE, "the request body exceeds limits.body_bytes")
+        if b"expect" in noted and (call.chunked or call.length):
+            call.expect_continue = noted[b"expect"].strip().lower() == b"100-continue"
+        self._upgrading = b"upgrade" in noted and self._parser.should_upgrade()
+        return None
+
+    def _malformed(self, error: Exception) -> None:
+        """The parser gave up: refuse what is being read, and hear nothing more on this connection."""
+        context = error.__context__
+        if context is not None and not isinstance(context, httptools.HttpParserError):
+            raise context  # a callback of ours failed: our bug, not the app's
+        call = self._incoming
+        if call is not None and not self._in_head and call.body is not None and not call.body.complete:
+            self._abort_incoming(Kind.BAD_REQUEST, f"the request body is malformed: {error}")
+        elif call is not None and not self._in_head and not call.keep_alive:
+            self._deaf = True  # bytes after a request that said `Connection: close`
+        else:
+            self._reject(Kind.BAD_REQUEST, f"the request is not valid HTTP/1.1: {error}")
+
+    def _reject(self, kind: Kind, detail: str) -> None:
+        """Refuse a head that is not even complete, after the answers that are still owed."""
+        call = self._incoming if self._in_head and self._incoming is not None else Call(self, monotonic())
+        self._in_head = False
+        call.keep_alive = False
+        call.route = self.proxy.no_route
+        call.aborted = Failure(kind, detail)
+        self._incoming = call
+        self._queue.append(call)
+        self._discarding = True
+        self._deaf = True
+
+    def _abort_incoming(self, kind: Kind, detail: str) -> None:
+        """Stop the call whose body cannot be read to its end."""
+        call = self._incoming
+        self._deaf = True
+        self._discarding = True
+        if call is None:
+            return
+        call.aborted = call.aborted or Failure(kind, detail)
+        call.keep_alive = False
+        if call is self._active:
+            self._drive.cancel()
+
+    def _pass_body_on(self, call: Call, body: RequestBody) -> None:
+        """Move what arrived of the active call's body towards the target."""
+        if body.size > self.proxy.limits.body_bytes:
+            self._abort_incoming(Kind.BODY_TOO_LARGE, "the request body exceeds limits.body_bytes")
+            return
+        was_complete = body.complete
+        body.flush()
+        if was_complete and call.attempt is not None and call is self._incoming:
+            call.attempt.upload_ended()
+
+    # ---------------------------------------------------------------- flow and time
+
+    def pause_body(self) -> None:
+        """The target cannot take more of the body."""
+        self._regulate()
+
+    def resume_body(self) -> None:
+        """The target can take more of the body."""
+        self._regulate()
+
+    def _regulate(self) -> None:
+        """Read only while there is room: for a body that someone takes, and for no request behind another."""
+        call = self._incoming
+        pause = call is not None and call.body is not None and call.body.paused
+        pause = (pause or bool(self._queue)) and not self._lingering
+        if pause != self._reading_paused and not self._lost:
+            self._reading_paused = pause
+            if pause:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+                self._watch_the_clock()
+
+    def _watch_the_clock(self) -> None:
+        """Set the time by which the app must have sent more."""
+        limits = self.proxy.limits
+        call = self._incoming
+        if self._lingering or call is None:
+            return
+        if self._in_head:
+            self.proxy.timers.arm(self, call.started + limits.header_timeout)
+        elif call.body is None or call.body.complete or self._deaf:
+            self.due = NEVER
+        else:
+            self.proxy.timers.arm(self, monotonic() + limits.body_idle_timeout)
+
+    def _hang_up(self) -> None:
+        """The app is gone. Whatever is under way for it stops, and counts for nothing."""
+        if self._lost:
+            return
+        self._lost = True
+        self._deaf = True
+        self._queue.clear()
+        if self._active is not None:
+            self._drive.cancel()
+
+
+def _milliseconds(seconds: float) -> bytes:
+    """Seconds as milliseconds with one decimal, from a table where the number is small, as it mostly is."""
+    tenths = int(seconds * 10000)
+    return _TENTHS[tenths] if 0 <= tenths < 1000 else b"%.1f" % max(0.0, seconds * 1000)
+
+
+def _size(call: Call) -> int:
+    """Bytes of a request head as it was sent, about."""
+    return len(call.target) + sum(len(name) + len(value) + 4 for _, name, value in call.fields)
+
+
+def _check_target(method: bytes, target: bytes) -> Failure | None:
+    if method == b"CONNECT":
+        return Failure(Kind.METHOD_REFUSED, "CONNECT is refused: Outrider does not tunnel")
+    if method == b"TRACE":
+        return Failure(Kind.METHOD_REFUSED, "TRACE is refused: it would echo credentials to the app")
+    if b"#" in target or not target.isascii():
+        return Failure(Kind.BAD_REQUEST, "the request target has characters that must be percent-encoded")
+    if target == b"*":
+        return None if method == b"OPTIONS" else Failure(Kind.BAD_REQUEST, "only OPTIONS may have * as its target")
+    if not target.startswith(b"/") and not _ABSOLUTE.match(target):
+        return Failure(Kind.BAD_REQUEST, "the request target is neither a path nor an http:// URL")
+    return None
+
+
+def _retried_line(call: Call, response: Response) -> bytes:
+    """`Proxy-Status` on an answer that took more than one attempt (RFC 9209)."""
+    attempt = call.attempt
+    hop = attempt.endpoint.name if attempt is not None and attempt.endpoint is not None else ""
+    received = f"; received-status={response.status}" if response.status >= 500 else ""
+    return f'proxy-status: outrider; next-hop="{hop}"{received}; details="attempt {call.attempts}"\r\n'.encode()
+

@@ -1,0 +1,65 @@
+"""The ordered list of policies, with the reason for every position.
+
+Around the whole call, outermost first:
+
+1. deadline     everything after it spends the call's time
+2. context      a refusal must already carry the correlation id the app will look for
+3. rate limit   cheapest refusal, and it must count arrivals, not survivors
+4. concurrency  holds a permit for as long as the call lives, so only for calls that were let through so far
+
+Then the retry loop, and around each attempt:
+
+5. breaker      inside the loop, because it judges attempts; before balancing, because an open circuit needs
+                no endpoint
+
+and into the head of each attempt, in this order:
+
+6. credentials  first among the stamps, so that a header set by hand cannot come before the proof of who we are
+7. headers      what the configuration sets
+8. context      correlation id and trace context
+9. deadline     last, because it tells the time that is left now
+
+A fallback covers whatever comes out of all this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from outrider.dataplane.policies import Policy, Stamp
+from outrider.dataplane.policies.concurrency import ConcurrencyLimit
+from outrider.dataplane.policies.context import Context
+from outrider.dataplane.policies.credentials import Credential
+from outrider.dataplane.policies.deadline import Deadline
+from outrider.dataplane.policies.headers import Headers
+from outrider.dataplane.policies.rate_limit import RateLimit
+from outrider.dataplane.wire import REQUEST_OWNED
+
+
+@dataclass(slots=True)
+class Parts:
+    """What the configuration asks for on one route; None is what it does not ask for."""
+
+    deadline: Deadline
+    context: Context
+    headers: Headers
+    credentials: Sequence[Credential] = ()
+    rate_limit: RateLimit | None = None
+    concurrency: ConcurrencyLimit | None = None
+
+
+def around_the_call(parts: Parts) -> tuple[Policy, ...]:
+    """Positions 1 to 4. What is not configured is not on the path."""
+    ordered: tuple[Policy | None, ...] = (parts.deadline, parts.context, parts.rate_limit, parts.concurrency)
+    return tuple(policy for policy in ordered if policy is not None)
+
+
+def into_each_attempt(parts: Parts) -> tuple[Stamp, ...]:
+    """Positions 6 to 9."""
+    return (*parts.credentials, parts.headers, parts.context, parts.deadline)
+
+
+def owned_by(stamps: Sequence[Stamp]) -> frozenset[bytes]:
+    """The header names that only Outrider may write on this route."""
+    return REQUEST_OWNED.union(*(stamp.owned for stamp in stamps))

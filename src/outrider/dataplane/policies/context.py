@@ -1,0 +1,49 @@
+"""Who asks and on whose behalf: correlation id and trace context, created where the app sent none.
+
+`x-user-*`, `baggage` and `tracestate` need no code: like every end-to-end field they are passed on untouched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from outrider.dataplane.entropy import ENTROPY
+from outrider.model.outcome import Outcome
+
+if TYPE_CHECKING:
+    from outrider.dataplane.attempt import Attempt
+    from outrider.dataplane.call import Call
+
+# W3C trace-context §3.2.2. Version ff and all-zero ids are invalid; later versions may append fields.
+_TRACEPARENT = re.compile(
+    rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?", re.ASCII
+)
+
+
+class Context:
+    """Gives every call a correlation id and a `traceparent`, the same on every attempt."""
+
+    __slots__ = ("_generate", "_header", "_line", "owned")
+
+    def __init__(self, header: bytes, generate: Callable[[], bytes]) -> None:
+        self._header = header.lower()
+        self._line = header + b": %b\r\ntraceparent: %b\r\n"
+        self._generate = generate
+        self.owned = frozenset((self._header, b"traceparent"))
+
+    def admit(self, call: Call) -> None:
+        noted = call.noted
+        call.correlation_id = noted.get(self._header) or self._generate()
+        traceparent = noted.get(b"traceparent")
+        if traceparent is None or not _TRACEPARENT.fullmatch(traceparent):
+            traceparent = ENTROPY.traceparent()
+        call.traceparent = traceparent
+
+    def observe(self, call: Call, outcome: Outcome) -> None:
+        """It holds no permit."""
+
+    def stamp(self, attempt: Attempt) -> bytes:
+        call = attempt.call
+        return self._line % (call.correlation_id, call.traceparent)

@@ -1,0 +1,52 @@
+"""The call's time: bounded by `timeout`, shortened by the app, told to the target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from outrider.dataplane.timers import NEVER
+from outrider.model.failure import Failure, Kind
+from outrider.model.outcome import Outcome
+from outrider.model.units import parse_duration
+
+if TYPE_CHECKING:
+    from outrider.dataplane.attempt import Attempt
+    from outrider.dataplane.call import Call
+
+TIMEOUT_HEADER = b"x-outrider-timeout"
+
+
+class Deadline:
+    """Turns the timeout (seconds; NEVER for none) into the call's deadline."""
+
+    __slots__ = ("timeout",)
+
+    owned = frozenset((b"x-request-timeout-ms",))
+
+    def __init__(self, timeout: float) -> None:
+        self.timeout = timeout
+
+    def admit(self, call: Call) -> Failure | None:
+        """`x-outrider-timeout` only ever shortens; one that cannot be read is the app's mistake."""
+        if TIMEOUT_HEADER in call.noted:
+            return self._shortened(call, call.noted[TIMEOUT_HEADER])
+        call.deadline = call.started + self.timeout
+        return None
+
+    def _shortened(self, call: Call, asked: bytes) -> Failure | None:
+        try:
+            timeout = parse_duration(asked.decode("latin-1").strip())
+        except ValueError as error:
+            return Failure(Kind.BAD_REQUEST, f"x-outrider-timeout: {error}")
+        call.deadline = call.started + min(self.timeout, timeout)
+        return None
+
+    def observe(self, call: Call, outcome: Outcome) -> None:
+        """It holds no permit."""
+
+    def stamp(self, attempt: Attempt) -> bytes:
+        """The time left for this attempt in milliseconds: after that nobody waits for its answer."""
+        left = attempt.due - attempt.sent
+        if left == NEVER:
+            return b""
+        return b"x-request-timeout-ms: %d\r\n" % (left * 1000 if left > 0.001 else 1)

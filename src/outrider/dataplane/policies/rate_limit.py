@@ -1,0 +1,70 @@
+"""At most so many calls per second, by the generic cell rate algorithm (GCRA, ITU-T I.371).
+
+One stored number per key, the theoretical arrival time; exact `Retry-After`; no timers.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from outrider.model.failure import Failure, Kind
+from outrider.model.outcome import Outcome
+
+if TYPE_CHECKING:
+    from outrider.dataplane.call import Call
+
+_MAX_KEYS = 10_000
+
+
+class RateLimit:
+    """`count` calls per `period` seconds, up to `burst` at once; per value of the header `key`, if given.
+
+    Calls without that header share one allowance. The time of a call is when it arrived, not when it was looked at.
+    """
+
+    __slots__ = ("_arrivals", "_interval", "_key", "_tolerance", "described")
+
+    def __init__(
+        self,
+        count: float,
+        period: float,
+        burst: int,
+        key: bytes | None = None,
+        described: str = "",
+    ) -> None:
+        self._interval = period / count
+        self._tolerance = self._interval * (burst - 1) + 1e-9
+        self._key = key
+        self._arrivals: dict[bytes, float] = {}
+        self.described = described
+
+    def admit(self, call: Call) -> Failure | None:
+        now = call.started
+        key = b"" if self._key is None else call.noted.get(self._key, b"")
+        arrivals = self._arrivals
+        arrival = arrivals.get(key, now)
+        if arrival < now:
+            arrival = now
+        elif arrival - now > self._tolerance:
+            who = f" for this {self._key.decode()}" if self._key else ""
+            return Failure(
+                Kind.RATE_LIMITED,
+                f"rate_limit {self.described} of {call.route.cluster.name} is used up{who}",
+                retry_after=arrival - now - self._tolerance,
+            )
+        if len(arrivals) >= _MAX_KEYS and key not in arrivals:
+            self._make_room(now)
+            arrivals = self._arrivals
+        arrivals[key] = arrival + self._interval
+        return None
+
+    def observe(self, call: Call, outcome: Outcome) -> None:
+        """It holds no permit."""
+
+    def _make_room(self, now: float) -> None:
+        """Forget keys whose allowance is full again; if all are busy, the ones closest to it."""
+        fresh = {key: arrival for key, arrival in self._arrivals.items() if arrival > now}
+        if len(fresh) >= _MAX_KEYS:
+            busiest = sorted(fresh.items(), key=lambda item: item[1], reverse=True)
+            fresh = dict(busiest[: _MAX_KEYS // 2])
+        self._arrivals = fresh

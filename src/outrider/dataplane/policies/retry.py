@@ -1,0 +1,136 @@
+"""Whether a failed attempt is tried again, when, and the reason for every "no".
+
+What may be repeated (RFC 9110 §9.2.2): idempotent methods; any method when provably nothing was sent; others
+only with an `Idempotency-Key` or when the route itself lists the method. A safe default that cannot charge a
+card twice comes before every other promise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from random import uniform
+from typing import TYPE_CHECKING
+
+from outrider.model.failure import Failure, Kind, Phase
+from outrider.model.messages import Response
+
+if TYPE_CHECKING:
+    from outrider.dataplane.attempt import Attempt
+    from outrider.dataplane.call import Call
+    from outrider.dataplane.policies.budget import RetryBudget
+
+IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
+RETRY_HEADER = b"x-outrider-retry"
+_MAX_PUSHBACK = 300.0  # seconds; a Retry-After beyond this is not a pause but a refusal
+
+
+@dataclass(slots=True, frozen=True)
+class Decision:
+    """`wait` is the pause in seconds before the next attempt, or None for no further attempt; `reason` is the
+    metric label: what made us retry, or what kept us from it."""
+
+    wait: float | None
+    reason: str
+
+
+NOT_NEEDED = Decision(None, "not_needed")
+
+
+@dataclass(slots=True)
+class Retry:
+    """The retry rules of one route. `first` and `cap` of the back-off are in seconds; `max_retries` counts the
+    attempts after the first (0: never retry)."""
+
+    max_retries: int = 3
+    methods: frozenset[bytes] = IDEMPOTENT
+    on_status: frozenset[int] = frozenset((500, 502, 503, 504))
+    on_errors: frozenset[Phase] = frozenset(Phase)
+    first: float = 0.025
+    cap: float = 1.0
+    budget: RetryBudget | None = None
+    jitter: Callable[[float, float], float] = field(default=uniform)
+
+    def repeatable(self, call: Call) -> bool:
+        """Whether the request may be sent again although the target may have acted on it."""
+        return call.method in self.methods or b"idempotency-key" in call.noted
+
+    def decide(self, call: Call, attempt: Attempt, now: float) -> Decision:
+        """Judge a finished attempt; charges the budget when the answer is yes."""
+        cause = self._cause(attempt)
+        if cause is None:
+            return NOT_NEEDED
+        refusal = self._refusal(call, attempt)
+        if refusal is not None:
+            return Decision(None, refusal)
+        wait = self._pause(attempt.number, attempt.result)
+        if wait is None or now + wait >= call.deadline:
+            return Decision(None, "deadline")
+        if self.budget is not None and not self._free(call, attempt) and not self.budget.withdraw(now):
+            return Decision(None, "budget")
+        return Decision(wait, cause)
+
+    def _cause(self, attempt: Attempt) -> str | None:
+        """The fault that these rules retry on, if this is one."""
+        result = attempt.result
+        if isinstance(result, Failure):
+            phase = result.kind.phase
+            return phase.value if phase in self.on_errors else None
+        status = result.status
+        if status == 429:
+            return "429" if result.retry_after is not None else None
+        return str(status) if status in self.on_status else None
+
+    def _refusal(self, call: Call, attempt: Attempt) -> str | None:
+        """Why this fault must not be retried although its class is, or None."""
+        if self.max_retries == 0:
+            return "off"
+        if call.noted.get(RETRY_HEADER, b"").strip().lower() == b"off":
+            return "caller"
+        if attempt.number > self.max_retries:
+            return "exhausted"
+        if not attempt.unsent and not self.repeatable(call):
+            return "not_idempotent"
+        if call.body is not None and not call.body.replayable and not attempt.unsent:
+            return "body_too_large"
+        breaker = call.route.breaker
+        if breaker is not None and breaker.refusing():
+            return "circuit_open"
+        return None
+
+    def _pause(self, number: int, result: Response | Failure) -> float | None:
+        """Full jitter ("Exponential Backoff And Jitter", AWS), or what the target asked for (RFC 9110 §10.2.3);
+        None when it asked for more time than anybody waits."""
+        if isinstance(result, Response) and result.status in (429, 503):
+            asked = parse_retry_after(result.retry_after)
+            if asked is not None and asked > 0:
+                return None if asked > _MAX_PUSHBACK else self.jitter(asked, asked * 1.5)
+        return self.jitter(0.0, min(self.cap, self.first * 2.0 ** (number - 1)))
+
+    @staticmethod
+    def _free(call: Call, attempt: Attempt) -> bool:
+        """Once per call, going on to another endpoint after a connect failure adds no load to anything."""
+        return attempt.number == 1 and attempt.unsent and call.route.cluster.untried(call.tried)
+
+
+def parse_retry_after(value: bytes | None) -> float | None:
+    """Seconds from now that a `Retry-After` asks for, in either form; None for none or nonsense."""
+    if value is None:
+        return None
+    text = value.strip().decode("latin-1")
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+
+
+def unsent(result: Response | Failure) -> bool:
+    """Whether provably nothing of the request reached the target."""
+    return isinstance(result, Failure) and (result.kind.phase is Phase.CONNECT or result.kind is Kind.NO_ENDPOINT)

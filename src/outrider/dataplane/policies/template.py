@@ -1,0 +1,63 @@
+"""Header values with request-time variables: `{service} {target} {instance}` are known when the configuration is
+compiled, `{request_id} {correlation_id} {attempt} {header:NAME}` with each attempt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from outrider.dataplane.entropy import ENTROPY
+
+if TYPE_CHECKING:
+    from outrider.dataplane.attempt import Attempt
+
+_VARIABLE = re.compile(r"\{([a-z_]+(?::[A-Za-z0-9-]+)?)\}")
+REQUEST_TIME = frozenset(("request_id", "correlation_id", "attempt"))
+
+Part = Callable[["Attempt"], bytes]
+
+
+def unknown_variables(text: str, known: Mapping[str, str] | frozenset[str]) -> list[str]:
+    """The variables in a template that nothing provides."""
+    return [
+        name
+        for name in _VARIABLE.findall(text)
+        if name not in known and name not in REQUEST_TIME and not name.startswith("header:")
+    ]
+
+
+def header_names(text: str) -> list[bytes]:
+    """The request headers a template reads, lower case."""
+    names = _VARIABLE.findall(text)
+    return [name[7:].lower().encode() for name in names if name.startswith("header:")]
+
+
+class Template:
+    """A compiled value. `constant` holds it when no request-time variable occurs."""
+
+    __slots__ = ("_parts", "constant")
+
+    def __init__(self, text: str, known: Mapping[str, str]) -> None:
+        pieces = _VARIABLE.split(_VARIABLE.sub(lambda m: known.get(m[1], m[0]), text))
+        self.constant = "".join(pieces).encode("latin-1") if len(pieces) == 1 else None
+        self._parts: list[bytes | Part] = [
+            _variable(piece) if index % 2 else piece.encode("latin-1") for index, piece in enumerate(pieces)
+        ]
+
+    def render(self, attempt: Attempt) -> bytes:
+        """The value for one attempt."""
+        if self.constant is not None:
+            return self.constant
+        return b"".join(part if isinstance(part, bytes) else part(attempt) for part in self._parts)
+
+
+def _variable(name: str) -> Part:
+    if name.startswith("header:"):
+        field = name[7:].lower().encode()
+        return lambda attempt: attempt.call.noted.get(field, b"")
+    if name == "request_id":
+        return lambda attempt: attempt.call.request_id(ENTROPY.uuid4)
+    if name == "correlation_id":
+        return lambda attempt: attempt.call.correlation_id
+    return lambda attempt: b"%d" % attempt.number

@@ -1,0 +1,107 @@
+"""What all connections of one event loop share: the route table, limits, timers, counters, and who is told."""
+
+from __future__ import annotations
+
+from asyncio import AbstractEventLoop
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from outrider.dataplane.cluster import Cluster
+from outrider.dataplane.policies.retry import Retry
+from outrider.dataplane.routing import Route, RouteTable
+from outrider.dataplane.stats import ClusterStats, ProxyStats, RouteStats
+from outrider.dataplane.timers import NEVER, Timers
+
+if TYPE_CHECKING:
+    from outrider.dataplane.call import Call
+    from outrider.dataplane.downstream import Downstream
+
+Report = Callable[["Call", float], None]
+
+# Names that some part of the data plane reads, whatever is configured.
+NOTED = frozenset(
+    (
+        b"connection",
+        b"content-length",
+        b"dapr-app-id",
+        b"expect",
+        b"host",
+        b"idempotency-key",
+        b"traceparent",
+        b"transfer-encoding",
+        b"upgrade",
+        b"x-outrider-retry",
+        b"x-outrider-service",
+        b"x-outrider-timeout",
+    )
+)
+
+
+@dataclass(slots=True, frozen=True)
+class Limits:
+    """Bounds on what the app may send. Sizes in bytes, times in seconds."""
+
+    header_bytes: int = 64 * 1024
+    headers: int = 100
+    body_bytes: int = 10 * 1024 * 1024
+    replay_bytes: int = 64 * 1024
+    downstream_connections: int = 1024
+    header_timeout: float = 10.0
+    body_idle_timeout: float = 30.0
+
+
+class Proxy:
+    """The shared state of the data plane."""
+
+    def __init__(
+        self,
+        loop: AbstractEventLoop,
+        table: RouteTable,
+        limits: Limits,
+        *,
+        noted: frozenset[bytes] = NOTED,
+        report: Report = lambda call, seconds: None,
+        report_all: bool = False,
+    ) -> None:
+        """`noted` are the request headers that any policy in the table reads, lower case. `report` hears of every
+        call that was retried, refused or failed; with `report_all`, of every call."""
+        self.loop = loop
+        self.table = table
+        self.limits = limits
+        self.noted = noted | NOTED
+        self.report = report
+        self.report_all = report_all
+        self.timers = Timers(loop)
+        self.stats = ProxyStats()
+        self.connections: set[Downstream] = set()
+        self.known_hosts: set[bytes | None] = set()  # Host values that have been checked
+        self.draining = False
+        nowhere = Cluster("", (), "least-requests", ClusterStats())
+        # The route of requests that reach none: refused before any policy is asked.
+        self.no_route = Route(
+            name="",
+            cluster=nowhere,
+            stats=RouteStats("_unknown", ""),
+            policies=(),
+            stamps=(),
+            retry=Retry(max_retries=0),
+            breaker=None,
+            fallback=None,
+            attempt_timeout=NEVER,
+            connect_timeout=NEVER,
+        )
+
+    @property
+    def in_flight(self) -> int:
+        """Calls under way."""
+        return sum(connection.active is not None for connection in self.connections)
+
+    def in_flight_by_service(self) -> dict[str, int]:
+        """Calls under way, by service. Counted when asked, so that no call pays for it."""
+        counts: dict[str, int] = {}
+        for connection in self.connections:
+            if connection.active is not None:
+                name = connection.active.route.cluster.name
+                counts[name] = counts.get(name, 0) + 1
+        return counts

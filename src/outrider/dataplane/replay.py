@@ -1,0 +1,136 @@
+"""The request body: kept for another try up to a limit, passed on as it arrives, slowed down when nobody takes it.
+
+The app's connection feeds it, the connection of the current attempt (the sink) drains it. Pieces stay in memory
+while they may be needed for another try; once the limit is passed they are let go, and the call says why it
+cannot be retried. In the manner of Linkerd's ReplayBody.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from outrider.dataplane.wire import LAST_CHUNK
+
+# Bytes held for a sink that does not exist yet before the app is asked to wait.
+HIGH_WATER = 64 * 1024
+
+
+class Source(Protocol):
+    """The app's connection, as the body sees it."""
+
+    def pause_body(self) -> None: ...
+
+    def resume_body(self) -> None: ...
+
+
+class Sink(Protocol):
+    """The target's connection, as the body sees it."""
+
+    write_paused: bool
+
+    def write(self, data: bytes) -> None: ...
+
+
+class RequestBody:
+    """One request body. `limit` (bytes) bounds what is kept for replay; `size` is what has arrived so far."""
+
+    __slots__ = ("chunked", "complete", "kept", "limit", "paused", "pending", "replayable", "sent", "sink", "size", "source")
+
+    def __init__(self, source: Source, limit: int, chunked: bool) -> None:
+        self.source = source
+        self.limit = limit
+        self.chunked = chunked
+        self.kept: list[bytes] = []
+        self.pending: list[bytes] = []
+        self.size = 0
+        self.replayable = True
+        self.complete = False
+        self.sent = False  # the last byte has been handed to the present sink
+        self.sink: Sink | None = None
+        self.paused = False
+
+    def feed(self, piece: bytes) -> None:
+        """A piece arrived from the app. It goes out with the next `flush`."""
+        self.size += len(piece)
+        self.pending.append(piece)
+        if self.replayable:
+            if self.size <= self.limit:
+                self.kept.append(piece)
+            else:
+                self._outgrown()
+
+    def finish(self) -> None:
+        """The last piece has been fed."""
+        self.complete = True
+
+    def flush(self) -> None:
+        """Hand what arrived to the sink, if there is one; otherwise hold it, and slow the app down."""
+        sink = self.sink
+        if sink is None:
+            if not self.complete and self.held > HIGH_WATER:
+                self._pause()
+            return
+        if self.pending:
+            sink.write(self._framed(self.pending))
+            self.pending = []
+        if self.complete:
+            if self.chunked:
+                sink.write(LAST_CHUNK)
+            self.sink = None
+            self.sent = True
+        elif sink.write_paused:
+            self._pause()
+
+    @property
+    def held(self) -> int:
+        """Bytes in memory."""
+        return sum(map(len, self.kept if self.replayable else self.pending))
+
+    def whole(self) -> bytes | None:
+        """The complete body in wire form, for one write together with the head; None if it is not all here."""
+        if not self.complete or not self.replayable:
+            return None
+        self.pending = []
+        self.sent = True
+        body = self._framed(self.kept)
+        return body + LAST_CHUNK if self.chunked else body
+
+    def attach(self, sink: Sink) -> None:
+        """Start, or start again, with this sink: everything kept is sent first. Only while `replayable`,
+        or for the very first sink."""
+        if self.replayable:
+            self.pending = list(self.kept)
+        self.sink = sink
+        self.sent = False
+        self.flush()
+        if self.sink is not None and not sink.write_paused:
+            self.writable()
+
+    def detach(self, sink: Sink) -> None:
+        """This sink takes no more. What it took is lost to others unless it was kept."""
+        if self.sink is sink:
+            self.sink = None
+
+    def writable(self) -> None:
+        """The sink can take more."""
+        if self.paused:
+            self.paused = False
+            self.source.resume_body()
+
+    def _pause(self) -> None:
+        if not self.paused:
+            self.paused = True
+            self.source.pause_body()
+
+    def _outgrown(self) -> None:
+        """Too large to keep. What has not been sent yet stays pending, for the sink to come."""
+        self.replayable = False
+        if self.sink is None:
+            self.pending = [*self.kept, self.pending[-1]] if self.kept else self.pending
+        self.kept = []
+
+    def _framed(self, pieces: list[bytes]) -> bytes:
+        data = b"".join(pieces)
+        if self.chunked and data:
+            return b"%x\r\n%b\r\n" % (len(data), data)
+        return data

@@ -1,0 +1,191 @@
+"""Which service, and which of its routes, a request is for.
+
+In this order: dedicated port, then header, then Host or absolute-form authority, then first path segment.
+The path is never normalised: what the app wrote is what the target gets, so no two readers can disagree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from outrider.dataplane.wire import REQUEST_OWNED
+from outrider.model.failure import Failure, Kind
+from outrider.model.messages import Request
+
+if TYPE_CHECKING:
+    from outrider.dataplane.cluster import Cluster
+    from outrider.dataplane.policies import Policy, Stamp
+    from outrider.dataplane.policies.breaker import Breaker
+    from outrider.dataplane.policies.fallback import Fallback
+    from outrider.dataplane.policies.retry import Retry
+    from outrider.dataplane.stats import RouteStats
+
+_MAX_CACHED_HOSTS = 256
+_LOOPBACK = frozenset((b"127.0.0.1", b"localhost", b"[::1]", b"0.0.0.0"))
+
+
+@dataclass(slots=True)
+class Route:
+    """Everything a call on this route needs, compiled; immutable once in the table.
+
+    `policies` are admitted in order and observed in reverse; `breaker` and `stamps` act on every attempt.
+    `owned` are the header names this route writes, lower case. Timeouts are in seconds.
+    """
+
+    name: str
+    cluster: Cluster
+    stats: RouteStats
+    policies: tuple[Policy, ...]
+    stamps: tuple[Stamp, ...]
+    retry: Retry
+    breaker: Breaker | None
+    fallback: Fallback | None
+    attempt_timeout: float
+    connect_timeout: float
+    owned: frozenset[bytes] = REQUEST_OWNED
+    timing_name: bytes = b""
+
+    def __post_init__(self) -> None:
+        self.timing_name = b", %b;dur=" % self.cluster.name.encode()
+
+
+@dataclass(slots=True)
+class Service:
+    """A named service: its declared routes, first match wins, and the route for everything else."""
+
+    name: str
+    default: Route
+    declared: Sequence[tuple[PathPattern, Route]] = ()
+    prefix: bytes = b""
+
+    def __post_init__(self) -> None:
+        self.prefix = b"/" + self.name.encode()
+
+    def route_for(self, method: bytes, path: bytes) -> Route:
+        """The first declared route that matches, or the default one."""
+        if self.declared:
+            bare = path.partition(b"?")[0]
+            for pattern, route in self.declared:
+                if pattern.matches(method, bare):
+                    return route
+        return self.default
+
+
+class PathPattern:
+    """`METHOD /path` with `{name}` or `*` for one segment and `**` for the rest; `*` as method means any."""
+
+    __slots__ = ("_method", "_path", "text")
+
+    def __init__(self, text: str) -> None:
+        """Raises ValueError when the text is not `METHOD /path`."""
+        method, _, path = text.partition(" ")
+        path = path.strip()
+        if not re.fullmatch(r"\*|[A-Z]+(?:\|[A-Z]+)*", method) or not path.startswith("/"):
+            raise ValueError(f'expected METHOD /path, like "GET /users/{{id}}" or "* /internal/**", got "{text}"')
+        self.text = text
+        self._method = None if method == "*" else frozenset(method.encode().split(b"|"))
+        self._path = re.compile(_path_expression(path).encode())
+
+    def matches(self, method: bytes, path: bytes) -> bool:
+        """Whether a request with this method and this path (without query) is meant."""
+        return (self._method is None or method in self._method) and self._path.fullmatch(path) is not None
+
+
+def _path_expression(path: str) -> str:
+    expression = ""
+    for part in re.split(r"(/\*\*$|\{[^/{}]*\}|\*\*|\*)", path):
+        if part == "/**":
+            expression += r"(?:/.*)?"
+        elif part == "**":
+            expression += r".*"
+        elif part == "*" or (part.startswith("{") and part.endswith("}")):
+            expression += r"[^/]+"
+        else:
+            expression += re.escape(part)
+    return expression
+
+
+# Where a request goes: the service, the path as the target sees it, and the prefix that was taken off.
+Match = tuple["Service", bytes, bytes]
+
+
+@dataclass(slots=True)
+class RouteTable:
+    """All services by name and by host. Immutable: a reload puts a new table in place."""
+
+    services: dict[bytes, Service] = field(default_factory=dict)
+    hosts: dict[bytes, Service] = field(default_factory=dict)
+    _seen_hosts: dict[bytes, Service | None] = field(default_factory=dict)
+
+    def resolve(self, request: Request, dedicated: Service | None) -> Match | Failure:
+        """Find the service a request names; `dedicated` is the service of the port it came in on."""
+        target = request.target
+        noted = request.noted
+        host = noted.get(b"host", b"")
+        if target[0] != 0x2F:
+            authority, target = split_absolute(target)
+            host = authority or host
+            if authority and dedicated is None and self._host(authority) is None:
+                if bare_host(authority) not in _LOOPBACK:
+                    return self._unknown(authority)
+        if dedicated is not None:
+            return dedicated, target, b""
+        if len(noted) > 1 and (named := noted.get(b"x-outrider-service") or noted.get(b"dapr-app-id")):
+            service = self.services.get(named.strip().lower())
+            return (service, target, b"") if service is not None else self._unknown(named)
+        service = self._seen_hosts[host] if host in self._seen_hosts else self._host(host)
+        if service is not None:
+            return service, target, b""
+        # The first path segment, and what is behind it.
+        end = target.find(b"/", 1)
+        if end > 0:
+            service = self.services.get(target[1:end])
+            if service is not None:
+                return service, target[end:], service.prefix
+        name, mark, query = target[1:].partition(b"?")
+        service = self.services.get(name)
+        if service is None:
+            return self._unknown(target[1:end] if end > 0 else name, lost_prefix=True)
+        return service, b"/" + mark + query, service.prefix
+
+    def _host(self, host: bytes) -> Service | None:
+        name = bare_host(host)
+        service = self.hosts.get(name)
+        if service is None and name.endswith(b".localhost"):
+            service = self.services.get(name.removesuffix(b".localhost"))
+        if len(self._seen_hosts) < _MAX_CACHED_HOSTS:
+            self._seen_hosts[host] = service
+        return service
+
+    def _unknown(self, name: bytes, *, lost_prefix: bool = False) -> Failure:
+        known = ", ".join(sorted(key.decode() for key in self.services)) or "none"
+        shown = name[:80].decode("latin-1")
+        detail = f'no service "{shown}"; the configuration knows: {known}.'
+        if lost_prefix and self.services:
+            example = min(self.services).decode()
+            detail += (
+                f" If your client dropped the base path (new URL('/x', base), urljoin),"
+                f" give the service a port of its own: services.{example}.port."
+            )
+        return Failure(Kind.UNKNOWN_SERVICE, detail)
+
+
+def split_absolute(target: bytes) -> tuple[bytes, bytes]:
+    """`(authority, origin-form)` of an absolute-form target; `*` stays as it is, with an empty authority."""
+    if target == b"*":
+        return b"", target
+    rest = target.partition(b"://")[2]
+    cut = min((i for i in (rest.find(b"/"), rest.find(b"?")) if i >= 0), default=len(rest))
+    path = rest[cut:]
+    return rest[:cut], path if path.startswith(b"/") else b"/" + path
+
+
+def bare_host(authority: bytes) -> bytes:
+    """The host of an authority: lower case, without port, without a trailing dot."""
+    host = authority.lower()
+    if host.startswith(b"["):
+        return host.partition(b"]")[0] + b"]"
+    return host.partition(b":")[0].removesuffix(b".")

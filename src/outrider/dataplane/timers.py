@@ -1,0 +1,81 @@
+"""Coarse, lazy timers: a deadline on every wait, for the price of one attribute store.
+
+A connection is re-armed several times per call, nearly always for later than it already was. So an object
+keeps its true time in `due`, and the heap only holds an entry no later than that; when the entry comes up
+and `due` lies ahead, it is put back. The heap is touched about once per connection and timeout, not per call.
+"""
+
+from __future__ import annotations
+
+import heapq
+from asyncio import AbstractEventLoop, TimerHandle
+from collections.abc import Callable
+from time import monotonic
+from typing import Protocol
+
+NEVER = float("inf")
+
+
+class Timed(Protocol):
+    """Something that waits. `due` and `wake` start as NEVER; only Timers writes `wake`."""
+
+    due: float
+    wake: float
+
+    def expired(self, now: float) -> None:
+        """Called once `due` has passed; `due` is NEVER again by then."""
+
+
+class Timers:
+    """All the waits of one event loop. Times are `time.monotonic()` seconds."""
+
+    def __init__(self, loop: AbstractEventLoop, clock: Callable[[], float] = monotonic) -> None:
+        self._loop = loop
+        self._clock = clock
+        self._heap: list[tuple[float, int, Timed]] = []
+        self._sequence = 0
+        self._handle: TimerHandle | None = None
+        self._next = NEVER
+
+    def arm(self, timed: Timed, when: float) -> None:
+        """Call `timed.expired` soon after `when`. To disarm, set `timed.due = NEVER`."""
+        timed.due = when
+        if when < timed.wake:
+            self._push(timed, when)
+
+    def close(self) -> None:
+        """Drop every timer."""
+        if self._handle is not None:
+            self._handle.cancel()
+        self._heap.clear()
+
+    def _push(self, timed: Timed, when: float) -> None:
+        timed.wake = when
+        self._sequence += 1
+        heapq.heappush(self._heap, (when, self._sequence, timed))
+        if when < self._next:
+            self._schedule(when)
+
+    def _schedule(self, when: float) -> None:
+        if self._handle is not None:
+            self._handle.cancel()
+        self._next = when
+        self._handle = self._loop.call_later(max(0.0, when - self._clock()) + 0.001, self._fire)
+
+    def _fire(self) -> None:
+        self._handle = None
+        self._next = NEVER
+        now = self._clock()
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            entry, _, timed = heapq.heappop(heap)
+            if entry != timed.wake:
+                continue  # an older entry of something that was armed for earlier since
+            timed.wake = NEVER
+            if timed.due <= now:
+                timed.due = NEVER
+                timed.expired(now)
+            elif timed.due < NEVER:
+                self._push(timed, timed.due)
+        if heap and heap[0][0] < self._next:
+            self._schedule(heap[0][0])

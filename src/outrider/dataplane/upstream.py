@@ -1,0 +1,443 @@
+"""One connection to a target: asyncio.Protocol + response parser.
+
+Parser callbacks only record; `data_received` acts once, after `feed_data` has returned. The connection settles
+twice per exchange, at the head and at the end of the body, and each time resumes the call; in between the body
+flows from this connection to the app's without waking anyone.
+
+    idle ──begin──> waiting for the head ──settled──> paused until `pipe` ──> body ──settled──> idle, or closed
+"""
+
+from __future__ import annotations
+
+from asyncio import Protocol, Transport
+from time import monotonic
+from typing import TYPE_CHECKING, Any, cast
+from typing import Protocol as Interface
+
+import httptools
+
+from outrider.dataplane.timers import NEVER, Timers
+from outrider.dataplane.wire import RESPONSE_NOTED, nominated_fields, without
+from outrider.model.failure import Failure, Kind
+from outrider.model.messages import NO_NAMES, Response
+
+if TYPE_CHECKING:
+    from outrider.dataplane.attempt import Attempt
+    from outrider.dataplane.cluster import Endpoint
+
+_MAX_INTERIM = 16
+_NO_ANSWER = {
+    Kind.DEADLINE: "the call's timeout passed before the target answered",
+    Kind.ATTEMPT_TIMEOUT: "the target did not answer within attempt_timeout",
+}
+
+
+class ResponseSink(Interface):
+    """Where a response body goes: the app's connection."""
+
+    write_paused: bool
+
+    def write_body(self, pieces: list[bytes]) -> None: ...
+
+    def piped(self, source: Upstream | None) -> None:
+        """From now on tell `source` when to pause and resume reading."""
+
+    def buffered(self) -> int:
+        """Bytes written but not yet taken by the app's side."""
+
+
+class Upstream(Protocol):
+    """A connection to an endpoint, with at most one exchange at a time."""
+
+    __slots__ = (
+        "_clean",
+        "_closing",
+        "_collected",
+        "_endpoint",
+        "_head_bytes",
+        "_head_done",
+        "_interims",
+        "_last_buffered",
+        "_last_progress",
+        "_nominated",
+        "_parser",
+        "_reading_paused",
+        "_received",
+        "_sink",
+        "_stale_parser",
+        "_timers",
+        "_transport",
+        "alive",
+        "attempt",
+        "due",
+        "failure",
+        "idle_limit",
+        "response",
+        "reused",
+        "settled",
+        "wake",
+        "write_paused",
+    )
+
+    def __init__(self, endpoint: Endpoint, timers: Timers) -> None:
+        self._endpoint = endpoint
+        self._timers = timers
+        self._transport: Transport = cast(Transport, None)
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self.alive = False
+        self.reused = False  # whether an earlier exchange already used this connection
+        self.idle_limit = endpoint.idle_timeout
+        self.due = NEVER
+        self.wake = NEVER
+        # Of the current exchange
+        self.attempt: Attempt | None = None
+        self.response: Response = Response()
+        self.failure: Failure | None = None
+        self.settled = False  # there is news for the call: a head, the end of the body, or a failure
+        self.write_paused = False
+        self._received = False  # whether any byte of an answer has come
+        self._head_done = False
+        self._head_bytes = 0
+        self._nominated = NO_NAMES
+        self._closing = False  # the target has announced that it will close
+        self._interims: list[Response] = []
+        self._clean = True  # no byte has arrived that belongs to no exchange
+        self._collected: list[bytes] = []
+        self._sink: ResponseSink | None = None
+        self._stale_parser = False
+        self._reading_paused = False
+        self._last_progress = 0.0
+        self._last_buffered = 0
+
+    # ---------------------------------------------------------------- one exchange, as the attempt drives it
+
+    def begin(self, attempt: Attempt, due: float) -> None:
+        """Take the connection for one exchange; waiting for the head ends at `due` (monotonic seconds)."""
+        self.attempt = attempt
+        self.response = Response()
+        self.failure = None
+        self.settled = self._received = self._head_done = False
+        self.due = due
+        if due < self.wake:
+            self._timers.arm(self, due)
+        if not self.alive:
+            self._fail(Kind.RESET, "the target closed the connection without answering")
+            self.settled = True
+
+    def write(self, data: bytes) -> None:
+        """Send request bytes."""
+        self._transport.write(data)
+
+    def rearm(self, due: float) -> None:
+        """Move the end of the wait for the head, e.g. to a full attempt after a long upload."""
+        if not self._head_done:
+            self._timers.arm(self, due)
+
+    def pipe(self, sink: ResponseSink) -> None:
+        """Let the rest of the body flow into the sink; `settled` is set anew at its end."""
+        self.settled = self.failure is not None
+        self._sink = sink
+        sink.piped(self)
+        self._last_progress = monotonic()
+        self._last_buffered = 0
+        self._watch_body(self._last_progress)
+        if not sink.write_paused:
+            self.resume_reading()
+
+    def end(self, now: float) -> None:
+        """Give the connection up: back to the pool if it is provably clean, closed otherwise."""
+        attempt, self.attempt = self.attempt, None
+        if attempt is None:
+            return
+        body = attempt.call.body
+        if self._sink is not None:
+            self._sink.piped(None)
+            self._sink = None
+        if (
+            self.response.keep_alive  # which implies that it is complete
+            and self._clean
+            and self.alive
+            and self.failure is None
+            and (body is None or (body.sent and not self.write_paused))
+        ):
+            if self._reading_paused:
+                self.resume_reading()
+            self.reused = True
+            self.due = due = now + self.idle_limit
+            if due < self.wake:
+                self._timers.arm(self, due)
+            self._endpoint.pool.idle.append(self)
+        else:
+            if body is not None:
+                body.detach(self)
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection, whatever state it is in."""
+        self.due = NEVER
+        self._lost()
+        if self._transport is not None:
+            self._transport.abort()
+
+    def peek_closed(self) -> bool:
+        """Ask the kernel whether the target has closed, or sent bytes nobody asked for, while we were idle."""
+        return self._endpoint.pool.readable(self._transport)
+
+    def pause_reading(self) -> None:
+        """The sink cannot take more."""
+        if not self._reading_paused and self.alive:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """The sink can take more."""
+        if self._reading_paused:
+            self._reading_paused = False
+            if self.alive:
+                self._transport.resume_reading()
+
+    # ---------------------------------------------------------------- asyncio.Protocol
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self.alive = True
+        self._endpoint.pool.open += 1
+
+    def data_received(self, data: bytes) -> None:
+        attempt = self.attempt
+        if attempt is None or self.response.complete:
+            # Bytes nobody asked for: whoever used this connection next would get somebody else's answer.
+            self._clean = False
+            self.close()
+            return
+        self._received = True
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._fail(Kind.INVALID_RESPONSE, "the target switched protocols without being asked")
+        except httptools.HttpParserError as error:
+            if self.response.complete:
+                self._clean = False
+            else:
+                self._fail(Kind.INVALID_RESPONSE, f"the target's answer is not valid HTTP: {error}")
+        if self._interims:
+            self._pass_interims(attempt)
+        response = self.response
+        if self._stale_parser and self.alive:
+            self._stale_parser = False
+            self._parser = httptools.HttpResponseParser(self)
+        if response.complete and self._sink is None and self.failure is None:
+            # The common case: a whole answer at once.
+            response.pieces += self._collected
+            self._collected = []
+            if not self.settled:
+                self.settled = True
+                attempt.call.downstream.resume_call()
+        else:
+            self._partial(data)
+
+    def eof_received(self) -> bool:
+        response = self.response
+        if self.attempt is not None and self._head_done and response.length is None and not response.chunked:
+            response.complete = True  # the body ends with the connection (RFC 9112 §6.3, rule 8)
+            self._settle()
+        else:
+            self._broken("closed the connection")
+        self._lost()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost()
+        self._broken("reset the connection" if exc else "closed the connection")
+        self.due = NEVER
+        self._parser = None  # it holds us, we hold it
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self.attempt is not None and self.attempt.call.body is not None:
+            self.attempt.call.body.writable()
+
+    def expired(self, now: float) -> None:
+        """`due` has passed: the connection idled too long, the head did not come, or the body stands still."""
+        attempt = self.attempt
+        if attempt is None:
+            self.close()
+        elif not self._head_done:
+            kind = Kind.DEADLINE if now >= attempt.call.deadline else Kind.ATTEMPT_TIMEOUT
+            self._fail(kind, _NO_ANSWER[kind])
+            self._settle()
+        elif not self.response.complete:
+            self._body_expired(attempt, now)
+
+    # ---------------------------------------------------------------- parser callbacks: they only record
+
+    def on_message_begin(self) -> None:
+        if self.response.complete:
+            self._clean = False
+
+    def on_status(self, reason: bytes) -> None:
+        if not self._head_done:
+            self.response.reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        lower = name.lower()
+        if lower in RESPONSE_NOTED or self._head_done:
+            self._note(lower, name, value)
+        else:
+            self.response.lines += (name, b": ", value, b"\r\n")
+
+    def on_headers_complete(self) -> None:
+        response = self.response
+        if response.complete:
+            self._clean = False
+            return
+        status = response.status = self._parser.get_status_code()
+        if self._nominated:
+            response.lines = without(response.lines, self._nominated)
+            self._nominated = NO_NAMES
+        if len(response.lines) > self._endpoint.max_fields * 4:
+            self._too_large()
+        elif status < 200:
+            self._interims.append(response)  # its message_complete makes room for the next head
+        else:
+            self._head_done = True
+            attempt = self.attempt
+            if attempt is not None and attempt.call.method == b"HEAD":
+                # The parser does not know that an answer to HEAD has no body: it must be replaced.
+                response.keep_alive = self._parser.get_http_version() == "1.1" and not self._closing
+                response.complete = self._stale_parser = True
+
+    def on_body(self, piece: bytes) -> None:
+        if self.response.complete:
+            self._clean = False
+        else:
+            self._collected.append(piece)
+
+    def on_message_complete(self) -> None:
+        response = self.response
+        if response.complete:
+            return
+        if response.status < 200:
+            self.response = Response()
+            return
+        response.complete = True
+        response.keep_alive = self._parser.should_keep_alive()
+
+    # ---------------------------------------------------------------- what happens after a feed
+
+    def _partial(self, data: bytes) -> None:
+        """Something other than a whole answer at once: part of a head or of a body, or a failure."""
+        response = self.response
+        if not self._head_done:
+            self._head_bytes += len(data)
+            if self._head_bytes > self._endpoint.max_head_bytes:
+                self._too_large()
+            if self.failure is None:
+                return
+        if self._collected:
+            if self._sink is not None:
+                self._last_progress = monotonic()
+                self._sink.write_body(self._collected)
+            else:
+                response.pieces += self._collected
+            self._collected = []
+        if not response.complete and self.failure is None:
+            if self._sink is not None:
+                return
+            self.pause_reading()  # until somebody wants the rest
+        self._settle()
+
+    def _settle(self) -> None:
+        """There is news for the call."""
+        if self.attempt is not None and not self.settled:
+            self.settled = True
+            self.attempt.call.downstream.resume_call()
+
+    def _fail(self, kind: Kind, detail: str) -> None:
+        """Record why the exchange failed; the first reason stands."""
+        if self.failure is None:
+            self.failure = Failure(kind, detail, endpoint=self._endpoint.name)
+
+    def _broken(self, what: str) -> None:
+        """The connection is gone; say in which phase that caught the exchange."""
+        if self.attempt is None or self.response.complete:
+            return
+        if self._received:
+            self._fail(Kind.INCOMPLETE, f"the target {what} in the middle of its answer")
+        else:
+            self._fail(Kind.RESET, f"the target {what} without answering")
+        self._settle()
+
+    def _body_expired(self, attempt: Attempt, now: float) -> None:
+        """Cut a body off at the deadline or when neither side has moved for too long; otherwise look again."""
+        buffered = self._sink.buffered() if self._sink is not None else 0
+        if buffered < self._last_buffered:
+            self._last_progress = now  # a slow reader is still a reader
+        self._last_buffered = buffered
+        if now >= attempt.call.deadline:
+            self._fail(Kind.DEADLINE, "the call's timeout passed in the middle of the answer")
+        elif now - self._last_progress >= self._endpoint.body_idle:
+            self._fail(Kind.INCOMPLETE, "the answer stood still for longer than limits.body_idle_timeout")
+        else:
+            self._watch_body(now)
+            return
+        self._settle()
+
+    def _watch_body(self, now: float) -> None:
+        assert self.attempt is not None
+        self._timers.arm(self, min(self.attempt.call.deadline, now + self._endpoint.body_idle / 4))
+
+    def _too_large(self) -> None:
+        self._fail(Kind.RESPONSE_HEAD_TOO_LARGE, "the target's response head exceeds limits.header_bytes or .headers")
+
+    def _note(self, lower: bytes, name: bytes, value: bytes) -> None:
+        """Take the facts out of a field that is not simply passed on. The parser has refused conflicting ones."""
+        if self._head_done:
+            return  # a trailer: not passed on
+        response = self.response
+        if lower == b"content-length":
+            response.length = int(value)
+            response.lines += (name, b": ", value, b"\r\n")
+        elif lower == b"connection":
+            self._nominated = self._nominated | nominated_fields(value)
+            self._closing = self._closing or b"close" in value.lower()
+        elif lower == b"transfer-encoding":
+            # Passing on a transfer coding that we take out of the head would garble the body.
+            if value.lower() != b"chunked" or response.chunked:
+                self._fail(Kind.INVALID_RESPONSE, f"the target used the transfer coding {value.decode('latin-1')}")
+            response.chunked = True
+        elif lower == b"keep-alive":
+            self._learn_idle_limit(value)
+        elif lower == b"retry-after":
+            response.retry_after = value
+            response.lines += (name, b": ", value, b"\r\n")
+        elif lower == b"location":
+            response.location = len(response.lines) + 2
+            response.lines += (name, b": ", value, b"\r\n")
+
+    def _learn_idle_limit(self, value: bytes) -> None:
+        """Heed `Keep-Alive: timeout=N`: leave the connection a second before the target closes it."""
+        for parameter in value.lower().split(b","):
+            name, _, seconds = parameter.strip().partition(b"=")
+            if name == b"timeout" and seconds.isdigit():
+                self.idle_limit = min(self._endpoint.idle_timeout, max(0.0, int(seconds[:6]) - 1.0))
+
+    def _pass_interims(self, attempt: Attempt) -> None:
+        """1xx answers go to the app as they come; 101 would hand over the connection, which nobody asked for."""
+        interims, self._interims = self._interims, []
+        for interim in interims:
+            if interim.status == 101:
+                self._fail(Kind.INVALID_RESPONSE, "the target switched protocols without being asked")
+                return
+            attempt.call.downstream.write_interim(interim)
+        if len(interims) > _MAX_INTERIM:
+            self._fail(Kind.INVALID_RESPONSE, "the target sent too many informational answers")
+
+    def _lost(self) -> None:
+        if self.alive:
+            self.alive = False
+            self._endpoint.pool.forget(self)
+

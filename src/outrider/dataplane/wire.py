@@ -1,0 +1,154 @@
+"""Heads to bytes, and the hop-by-hop rules of RFC 9110 §7.6.1.
+
+A head is rebuilt field by field; framing fields are written by us from what was parsed, so that no two
+parsers can disagree about where a message ends.
+"""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from outrider.model.messages import NO_NAMES, Response
+from outrider.model.reply import Reply, reason_phrase
+
+if TYPE_CHECKING:
+    from outrider.dataplane.call import Call
+    from outrider.dataplane.cluster import Endpoint
+
+# Fields that belong to one connection, framing included (RFC 9110 §7.6.1), and Trailer, because trailers are
+# not passed on. None of them is ever copied; those that are needed are written anew.
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"http2-settings",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+
+# What Outrider itself writes into or takes out of requests, whatever the configuration says.
+REQUEST_OWNED = HOP_BY_HOP | frozenset(
+    (
+        b"host",
+        b"content-length",
+        b"expect",
+        b"x-outrider-attempt",
+        b"x-outrider-retry",
+        b"x-outrider-service",
+        b"x-outrider-timeout",
+        b"dapr-app-id",
+        b"x-request-timeout-ms",
+    )
+)
+
+# Response fields that are not simply passed on: hop-by-hop ones, ours, and those that we must read.
+RESPONSE_NOTED = HOP_BY_HOP | frozenset(
+    (b"content-length", b"location", b"retry-after", b"x-outrider-attempts", b"x-outrider-degraded")
+)
+
+_PLAIN_CONNECTION = frozenset((b"keep-alive", b"close"))
+
+LAST_CHUNK = b"0\r\n\r\n"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def nominated_fields(connection: bytes) -> frozenset[bytes]:
+    """The field names that a `Connection` value asks to be removed, lower case."""
+    value = connection.lower()
+    if value in _PLAIN_CONNECTION:
+        return NO_NAMES
+    return frozenset(token.strip() for token in value.split(b",")) - _PLAIN_CONNECTION
+
+
+def request_head(
+    call: Call, endpoint: Endpoint, owned: frozenset[bytes], lines: list[bytes], expect: bool
+) -> bytes:
+    """The head sent to a target: the app's own fields, then the lines our policies wrote.
+
+    `owned` are the names that policies of this route write (with REQUEST_OWNED): what the app sent under these
+    names is dropped, also with underscores for dashes, because CGI-style servers read both as one.
+    """
+    path = call.path
+    base = endpoint.base_path
+    if base and path != b"*":
+        path = base + path
+    parts = [call.method, b" ", path, endpoint.host_line]
+    if call.nominated:
+        owned = owned | call.nominated
+    for lower, name, value in call.fields:
+        if lower in owned or (b"_" in lower and lower.replace(b"_", b"-") in owned):
+            continue
+        parts += (name, b": ", value, b"\r\n")
+    if call.chunked:
+        parts.append(b"transfer-encoding: chunked\r\n")
+    elif call.length is not None:
+        parts.append(b"content-length: %d\r\n" % call.length)
+    if expect:
+        parts.append(b"expect: 100-continue\r\n")
+    parts += lines
+    parts.append(b"via: 1.1 outrider\r\n\r\n" if call.minor else b"via: 1.0 outrider\r\n\r\n")
+    return b"".join(parts)
+
+
+def status_line(response: Response) -> bytes:
+    """The status line of a target's answer, reason phrase included."""
+    line = _STATUS_LINES.get((response.status, response.reason))
+    return line or b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)
+
+
+_STATUS_LINES = {
+    (status.value, status.phrase.encode()): b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
+    for status in HTTPStatus
+}
+
+
+def without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
+    """Field lines less the fields with these lower-case names."""
+    return [
+        part
+        for start in range(0, len(lines), 4)
+        if lines[start].lower() not in names
+        for part in lines[start : start + 4]
+    ]
+
+
+def relocate(location: bytes, prefix: bytes, endpoint: Endpoint | None) -> bytes:
+    """A target's `Location` as the app must see it when it addresses the service by path prefix: put under
+    that prefix, or the app's client would follow it to nowhere, or around us."""
+    if location.startswith(b"/") and not location.startswith(b"//"):
+        path = location
+    elif endpoint is not None and location.startswith(endpoint.origin + b"/"):
+        path = location[len(endpoint.origin) :]
+    else:
+        return location
+    base = endpoint.base_path if endpoint is not None else b""
+    if base and path.startswith(base + b"/"):
+        path = path[len(base) :]
+    return prefix + path
+
+
+def interim_head(response: Response) -> bytes:
+    """An informational (1xx) response as it is passed on."""
+    lines = without(response.lines, frozenset((b"content-length",)))
+    return b"".join((status_line(response), *lines, b"\r\n"))
+
+
+def reply_bytes(reply: Reply, extra: bytes, *, head_only: bool, close: bool) -> bytes:
+    """A local reply, whole. A reply to HEAD announces the length its body would have had."""
+    parts = [b"HTTP/1.1 %d %b\r\n" % (reply.status, reason_phrase(reply.status))]
+    for name, value in reply.headers:
+        parts += (name, b": ", value, b"\r\n")
+    if reply.status >= 200 and reply.status not in (204, 304):
+        parts.append(b"content-length: %d\r\n" % len(reply.body))
+    parts.append(extra)
+    parts.append(b"connection: close\r\n\r\n" if close else b"\r\n")
+    if not head_only:
+        parts.append(reply.body)
+    return b"".join(parts)

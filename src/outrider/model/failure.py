@@ -1,0 +1,118 @@
+"""Every way a call can fail: how it is answered, who is to blame, and what may be done about it.
+
+One table, so that the reply, the retry decision, the breaker, the metrics and the log agree. The statuses and
+`Proxy-Status` error tokens follow RFC 9209 §2.3; the flags are Envoy's response flags, which operators know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from outrider.model.outcome import FAILURE, NEUTRAL, Outcome
+
+
+class Origin(Enum):
+    """Who is to blame."""
+
+    CALLER = "caller"
+    PROXY = "proxy"
+    NETWORK = "network"
+    TARGET = "target"
+
+
+class Phase(Enum):
+    """What a failed attempt means for trying again; the values are the words of `retry.on_errors`."""
+
+    CONNECT = "connect"  # nothing was sent: any method may be tried again (RFC 9110 §9.2.2)
+    RESET = "reset"  # sent, then the connection or the answer broke
+    TIMEOUT = "timeout"  # sent, and no answer in time
+
+
+class Kind(Enum):
+    """One row per failure: slug, status, Proxy-Status error, title, origin, flag, phase, outcome, outcome label."""
+
+    BAD_REQUEST = ("bad-request", 400, "http_request_error", "Malformed request", Origin.CALLER, "DPE")
+    METHOD_REFUSED = ("method-refused", 405, "http_request_error", "Method refused", Origin.CALLER, "DPE")
+    REQUEST_TIMEOUT = ("request-timeout", 408, "http_request_error", "Request too slow", Origin.CALLER, "DPE")
+    BODY_TOO_LARGE = ("body-too-large", 413, "http_request_error", "Request body too large", Origin.CALLER, "DPE")
+    HEAD_TOO_LARGE = ("head-too-large", 431, "http_request_error", "Request head too large", Origin.CALLER, "DPE")
+    NOT_IMPLEMENTED = ("not-implemented", 501, "http_request_error", "Not implemented", Origin.CALLER, "DPE")
+    VERSION = ("http-version", 505, "http_request_error", "HTTP version not supported", Origin.CALLER, "DPE")
+    UNKNOWN_SERVICE = ("unknown-service", 502, "destination_not_found", "Unknown service", Origin.CALLER, "NR")
+
+    RATE_LIMITED = ("rate-limited", 429, "http_request_denied", "Rate limit reached", Origin.PROXY, "RL",
+                    None, NEUTRAL, "rate_limited")  # fmt: skip
+    OVERLOADED = ("overloaded", 503, "connection_limit_reached", "Too many calls in flight", Origin.PROXY, "UO",
+                  None, NEUTRAL, "overloaded")  # fmt: skip
+    CIRCUIT_OPEN = ("circuit-open", 503, "destination_unavailable", "Circuit open", Origin.PROXY, "UO",
+                    None, NEUTRAL, "circuit_open")  # fmt: skip
+    INTERNAL = ("internal", 500, "proxy_internal_error", "Internal error of the proxy", Origin.PROXY, "-")
+
+    NO_ENDPOINT = ("no-endpoint", 503, "destination_unavailable", "No healthy endpoint", Origin.NETWORK, "UH")
+    CONNECT_REFUSED = ("connect-failed", 502, "connection_refused", "Connection refused", Origin.NETWORK, "UF",
+                       Phase.CONNECT, FAILURE)  # fmt: skip
+    UNREACHABLE = ("connect-failed", 502, "destination_ip_unroutable", "Target unreachable", Origin.NETWORK, "UF",
+                   Phase.CONNECT, FAILURE)  # fmt: skip
+    DNS = ("dns-failed", 502, "dns_error", "Host name not found", Origin.NETWORK, "UF", Phase.CONNECT, FAILURE)
+    CONNECT_TIMEOUT = ("timeout", 504, "connection_timeout", "Connecting took too long", Origin.NETWORK, "UT",
+                       Phase.CONNECT, FAILURE, "timeout")  # fmt: skip
+    RESET = ("connection-reset", 502, "connection_terminated", "Connection broken", Origin.NETWORK, "UC",
+             Phase.RESET, FAILURE)  # fmt: skip
+    INVALID_RESPONSE = ("invalid-response", 502, "http_protocol_error", "Invalid answer from the target",
+                        Origin.TARGET, "UPE", Phase.RESET, FAILURE)  # fmt: skip
+    RESPONSE_HEAD_TOO_LARGE = ("invalid-response", 502, "http_response_header_section_size",
+                               "Response head too large", Origin.TARGET, "UPE", Phase.RESET, FAILURE)  # fmt: skip
+    INCOMPLETE = ("incomplete-response", 502, "http_response_incomplete", "Answer cut short", Origin.TARGET, "UC",
+                  Phase.RESET, FAILURE)  # fmt: skip
+    ATTEMPT_TIMEOUT = ("timeout", 504, "http_response_timeout", "No answer in time", Origin.TARGET, "UT",
+                       Phase.TIMEOUT, FAILURE, "timeout")  # fmt: skip
+    DEADLINE = ("timeout", 504, "http_response_timeout", "The call's time is used up", Origin.TARGET, "UT",
+                None, FAILURE, "timeout")  # fmt: skip
+
+    # Never answered with: nobody is there to hear it. 499 is what the log and the metric say.
+    CANCELLED = ("cancelled", 499, "connection_terminated", "The app hung up", Origin.CALLER, "DC",
+                 None, NEUTRAL, "cancelled")  # fmt: skip
+
+    def __init__(
+        self,
+        slug: str,
+        status: int,
+        proxy_error: str,
+        title: str,
+        origin: Origin,
+        flag: str,
+        phase: Phase | None = None,
+        outcome: Outcome = NEUTRAL,
+        label: str = "upstream_error",
+    ) -> None:
+        self.slug = slug
+        self.status = status
+        self.proxy_error = proxy_error
+        self.title = title
+        self.origin = origin
+        self.flag = flag
+        self.phase = phase
+        self.outcome = outcome
+        self.label = "rejected" if origin is Origin.CALLER and label == "upstream_error" else label
+
+    # Enum would otherwise hash the name on every lookup in a per-call table.
+    __hash__ = object.__hash__
+
+    @property
+    def code(self) -> str:
+        """The stable upper-case error code of the reply body, e.g. `CIRCUIT_OPEN`."""
+        return self.slug.replace("-", "_").upper()
+
+
+@dataclass(slots=True)
+class Failure:
+    """One failure that happened: its kind, a sentence for people, and when to come back.
+
+    `retry_after` is in seconds; `endpoint` is `host:port` of the target involved, if any.
+    """
+
+    kind: Kind
+    detail: str
+    retry_after: float | None = None
+    endpoint: str | None = None

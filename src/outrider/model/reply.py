@@ -1,0 +1,86 @@
+"""An answer made here instead of by a target, and how a failure becomes one.
+
+The body is RFC 9457 problem details that is also the error envelope of the platforms Outrider serves:
+`error` and `message` beside `type` and `title`. `Proxy-Status` is RFC 9209.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from http import HTTPStatus
+
+from outrider.model.failure import Failure
+
+
+@dataclass(slots=True)
+class Reply:
+    """A complete local reply. `failure` says why it was made; None for a declared fallback."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]] = field(default_factory=list)
+    body: bytes = b""
+    failure: Failure | None = None
+
+
+def reason_phrase(status: int) -> bytes:
+    """The standard reason phrase of a status, or nothing for one without a standard phrase."""
+    try:
+        return HTTPStatus(status).phrase.encode()
+    except ValueError:
+        return b""
+
+
+def proxy_status(failure: Failure) -> bytes:
+    """The value of `Proxy-Status` for a failure (RFC 9209 §2)."""
+    value = f"outrider; error={failure.kind.proxy_error}"
+    if failure.endpoint:
+        value += f'; next-hop="{failure.endpoint}"'
+    return f"{value}; details={_sf_string(failure.detail)}".encode()
+
+
+def rescue(
+    failure: Failure,
+    *,
+    service: str | None = None,
+    correlation_id: str | None = None,
+    attempts: int = 0,
+) -> Reply:
+    """Turn a failure into the reply the app gets.
+
+    `retryable` tells the app whether the same call may succeed later; it is about the fault, not about whether
+    repeating the call is safe.
+    """
+    kind = failure.kind
+    status = kind.status
+    problem: dict[str, object] = {
+        "type": f"urn:outrider:{kind.slug}",
+        "title": kind.title,
+        "status": status,
+        "detail": failure.detail,
+        "instance": f"urn:outrider:call:{correlation_id}" if correlation_id else None,
+        "error": kind.code,
+        "message": failure.detail,
+        "correlationId": correlation_id,
+        "origin": kind.origin.value,
+        "service": service,
+        "attempts": attempts,
+        "retryable": status in (408, 429) or (status >= 502 and kind.origin.value != "caller"),
+    }
+    headers = [
+        (b"content-type", b"application/problem+json"),
+        (b"proxy-status", proxy_status(failure)),
+    ]
+    if failure.retry_after is not None:
+        seconds = max(1, math.ceil(failure.retry_after))
+        problem["retryAfter"] = seconds
+        headers.append((b"retry-after", b"%d" % seconds))
+    body = json.dumps({k: v for k, v in problem.items() if v is not None}).encode() + b"\n"
+    return Reply(status, headers, body, failure)
+
+
+def _sf_string(text: str) -> str:
+    """A structured-field string (RFC 8941 §3.3.3): printable ASCII, quotes and backslashes escaped."""
+    printable = "".join(c if 0x20 <= ord(c) < 0x7F else "?" for c in text)
+    return '"' + printable.replace("\\", "\\\\").replace('"', '\\"') + '"'
