@@ -27,13 +27,20 @@ if TYPE_CHECKING:
 class Attempt:
     """The `number`-th try of a call, counted from 1. Times are monotonic seconds."""
 
-    endpoint: Endpoint | None = None
-    connection: Upstream | None = None
-    generation = -1
-    """The breaker's generation at admission; -1 when it is not to be told (any more)."""
-    admitted = False
-    """Whether the breaker let it go; if not, Outrider itself refused and the target was not involved."""
-    _sealed = False
+    __slots__ = (
+        "_sealed",
+        "admitted",
+        "answered",
+        "call",
+        "connection",
+        "due",
+        "endpoint",
+        "generation",
+        "number",
+        "result",
+        "sent",
+        "started",
+    )
 
     def __init__(self, call: Call, number: int, started: float) -> None:
         self.call = call
@@ -41,7 +48,12 @@ class Attempt:
         self.started = self.sent = self.answered = started
         due = started + call.route.attempt_timeout
         self.due = due if due < call.deadline else call.deadline
+        self.endpoint: Endpoint | None = None
+        self.connection: Upstream | None = None
+        self.generation = -1  # the breaker's at admission; -1 when it is not to be told (any more)
+        self.admitted = False  # by the breaker; if not, Outrider itself refused and no target was involved
         self.result: Response | Failure = _NOT_YET
+        self._sealed = False
 
     async def run(self) -> Response | Failure:
         """Make the attempt. The result also stands in `result`; nothing is retried here, except that a reused
@@ -60,7 +72,7 @@ class Attempt:
         endpoint.in_flight += 1
         call.tried += (endpoint,)
 
-        connection = endpoint.pool.lease(certain=not route.retry.repeatable(call))
+        connection = endpoint.pool.lease(not route.retry.repeatable(call))
         if connection is None:
             self.result = await self._on_a_new_connection(endpoint)
         else:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from outrider.dataplane.attempt import Attempt
 from outrider.dataplane.drive import suspended
+from outrider.dataplane.stats import BUCKETS, bucket_of
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Request, Response
 from outrider.model.outcome import FAILURE, NEUTRAL, SUCCESS, Outcome, classify
@@ -32,43 +33,59 @@ log = logging.getLogger("outrider")
 class Call(Request):
     """One downstream request and its one answer. Times are monotonic seconds.
 
-    `path` is what the target sees, `prefix` what was taken off in front of it. `aborted` says why the call must
-    stop although the app is still there. `history` is None unless something other than one plain try happened.
-    Defaults stand in the class for the reason given in `outrider.model.messages`.
+    `path` is what the target sees, `prefix` what was taken off in front of it. `permits` are the policies that let
+    the call in and want to hear how it ended, the latest first. `aborted` says why the call must stop although the
+    app is still there; `committed` that the head of an answer is on its way; `continued` that the app has been told
+    100 Continue. `waited` and `paused` are the seconds spent on targets and in back-off. `history` is None unless
+    something other than one plain try happened.
     """
 
-    route: Route
-    path = b""
-    prefix = b""
-    body: RequestBody | None = None
-    deadline = 0.0
-    correlation_id = b""
-    traceparent = b""
-    attempt: Attempt | None = None
-    attempts = 0
-    tried: tuple[Endpoint, ...] = ()
-    history: list[str] | None = None
-    label = "ok"
-    status = 0
-    permits: tuple[Policy, ...] = ()
-    """The policies that let this call in and want to hear how it ended, the latest first."""
-    failure: Failure | None = None
-    aborted: Failure | None = None
-    committed = False
-    """Whether the head of the answer is on its way to the app."""
-    continued = False
-    """Whether the app has been told 100 Continue."""
-    waited = 0.0
-    """Seconds spent waiting for targets."""
-    paused = 0.0
-    """Seconds spent in back-off."""
-    _request_id = b""
+    __slots__ = (
+        "_request_id",
+        "aborted",
+        "attempt",
+        "attempts",
+        "body",
+        "committed",
+        "continued",
+        "correlation_id",
+        "deadline",
+        "downstream",
+        "failure",
+        "history",
+        "label",
+        "path",
+        "paused",
+        "permits",
+        "prefix",
+        "route",
+        "started",
+        "status",
+        "traceparent",
+        "tried",
+        "waited",
+    )
 
-    def __init__(self, downstream: Downstream, started: float) -> None:
+    route: Route
+
+    def __init__(self, downstream: Downstream, target: bytes, started: float) -> None:
+        super().__init__(target)
         self.downstream = downstream
         self.started = started
-        self.fields = []
-        self.noted = {}
+        self.deadline = started
+        self.path = self.prefix = self.correlation_id = self.traceparent = self._request_id = b""
+        self.body: RequestBody | None = None
+        self.attempt: Attempt | None = None
+        self.attempts = 0
+        self.tried: tuple[Endpoint, ...] = ()
+        self.permits: tuple[Policy, ...] = ()
+        self.history: list[str] | None = None
+        self.label = "ok"
+        self.status = 0
+        self.failure: Failure | None = None
+        self.aborted: Failure | None = None
+        self.committed = self.continued = False
+        self.waited = self.paused = 0.0
 
     def request_id(self, make: Callable[[], bytes]) -> bytes:
         """An id of this call alone, the same on every attempt; made when first asked for."""
@@ -165,13 +182,13 @@ def forward(call: Call, response: Response) -> Outcome:
     """Pass a target's answer on, whole or as far as it has come."""
     attempt = call.attempt
     assert attempt is not None
-    outcome = classify(response.status)
-    call.status = response.status
+    call.status = status = response.status
+    call.committed = True
+    outcome = SUCCESS if status < 400 else classify(status)
     if outcome is FAILURE:
         call.label = "upstream_error"
     elif call.attempts > 1:
         call.label = "retried"
-    call.committed = True
     if response.complete:
         call.downstream.send_whole(call, response)
         attempt.seal(outcome)
@@ -267,10 +284,21 @@ def describe(call: Call, attempt: Attempt) -> None:
 
 def finish(call: Call, outcome: Outcome) -> None:
     """Count the call, and report it if there is something to report."""
-    now = monotonic()
+    seconds = monotonic() - call.started
+    stats = call.route.stats
+    key = (call.method, call.status, call.label)
+    if key in stats.requests:
+        stats.requests[key] += 1
+    else:
+        stats.first(*key)
+    duration = stats.duration
+    duration.counts[bucket_of(BUCKETS, seconds)] += 1
+    duration.sum += seconds
     proxy = call.downstream.proxy
-    call.route.stats.count(call.method, call.status, call.label, now - call.started)
-    proxy.stats.overhead.observe(now - call.started - call.waited - call.paused)
+    added = seconds - call.waited - call.paused
+    overhead = proxy.stats.overhead
+    overhead.counts[bucket_of(BUCKETS, added)] += 1
+    overhead.sum += added
     if outcome is not SUCCESS or call.history is not None or proxy.report_all:
-        proxy.report(call, now - call.started)
+        proxy.report(call, seconds)
     call.attempt = None  # it holds the call, the call holds it

@@ -78,7 +78,7 @@ class Cluster:
     def pick(self, tried: Sequence[Endpoint] = ()) -> Endpoint | None:
         """An endpoint for the next attempt: one not yet tried in this call while there is one."""
         endpoints: Sequence[Endpoint] = self.endpoints
-        if tried:
+        if tried and len(endpoints) > 1:
             endpoints = [endpoint for endpoint in endpoints if endpoint not in tried] or endpoints
         if len(endpoints) == 1:
             return endpoints[0]

@@ -157,7 +157,8 @@ class Downstream(asyncio.Protocol):
         correlation = call.correlation_id.decode("latin-1") or None
         self.send_reply(call, rescue(failure, correlation_id=correlation))
         seconds = monotonic() - call.started
-        call.route.stats.count(call.method, call.status, call.label, seconds)
+        call.route.stats.first(call.method, call.status, call.label)
+        call.route.stats.duration.observe(seconds)
         self.proxy.report(call, seconds)
 
     # ---------------------------------------------------------------- the answer
@@ -385,8 +386,7 @@ class Downstream(asyncio.Protocol):
         elif not self._skip_head:
             self._in_head = True
             self._head_bytes = 0
-            call = self._incoming = Call(self, monotonic())
-            call.target = url
+            call = self._incoming = Call(self, url, monotonic())
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # otherwise a trailer: not passed on, never merged (RFC 9110 §6.5.1)
@@ -534,7 +534,7 @@ class Downstream(asyncio.Protocol):
 
     def _reject(self, kind: Kind, detail: str) -> None:
         """Refuse a head that is not even complete, after the answers that are still owed."""
-        call = self._incoming if self._in_head and self._incoming is not None else Call(self, monotonic())
+        call = self._incoming if self._in_head and self._incoming is not None else Call(self, b"", monotonic())
         self._in_head = False
         call.keep_alive = False
         call.route = self.proxy.no_route

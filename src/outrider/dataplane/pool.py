@@ -19,7 +19,7 @@ class Pool:
         self.idle: list[Upstream] = []
         self.open = 0
 
-    def lease(self, *, certain: bool) -> Upstream | None:
+    def lease(self, certain: bool) -> Upstream | None:
         """The most recently used idle connection, or None.
 
         `certain` asks the kernel first whether the target has closed it meanwhile: for a request that cannot be

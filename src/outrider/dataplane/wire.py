@@ -9,29 +9,12 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
-from outrider.model.messages import NO_NAMES, Response
+from outrider.model.messages import HOP_BY_HOP, NO_NAMES, Response
 from outrider.model.reply import Reply, reason_phrase
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
     from outrider.dataplane.cluster import Endpoint
-
-# Fields that belong to one connection, framing included (RFC 9110 §7.6.1), and Trailer, because trailers are
-# not passed on. None of them is ever copied; those that are needed are written anew.
-HOP_BY_HOP = frozenset(
-    (
-        b"connection",
-        b"keep-alive",
-        b"proxy-connection",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"http2-settings",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    )
-)
 
 # What Outrider itself writes into or takes out of requests, whatever the configuration says.
 REQUEST_OWNED = HOP_BY_HOP | frozenset(

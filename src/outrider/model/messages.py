@@ -2,9 +2,6 @@
 
 Request fields are triples `(lower-case name, name as sent, value)`, in order of arrival: the lower-case name is
 computed once, where the field is parsed, and every later comparison uses it.
-
-These are made once per call. Attributes with a common default stand in the class, so that making one object
-stores only what differs: that costs half of filling as many `__slots__`.
 """
 
 from __future__ import annotations
@@ -12,50 +9,87 @@ from __future__ import annotations
 Field = tuple[bytes, bytes, bytes]
 NO_NAMES: frozenset[bytes] = frozenset()
 
+# Fields that belong to one connection, framing included (RFC 9110 §7.6.1), and Trailer, because trailers are
+# not passed on. None of them is ever copied; those that are needed are written anew.
+HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-connection",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"http2-settings",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+
 
 class Request:
-    """The head of one request from the app."""
+    """The head of one request from the app.
 
-    method = b""
-    target = b""
-    minor = 1
-    """The HTTP/1 minor version: 0 or 1."""
-    length: int | None = None
-    """Declared body length in bytes; None if none was declared."""
-    chunked = False
-    keep_alive = True
-    expect_continue = False
-    nominated = NO_NAMES
-    """Field names that `Connection` asked to be removed (RFC 9110 §7.6.1)."""
+    `minor` is the HTTP/1 minor version (0 or 1); `length` the declared body length in bytes (None: none declared);
+    `nominated` the field names that `Connection` asked to be removed (RFC 9110 §7.6.1); `noted` the values of the
+    few fields that some part of Outrider reads, by lower-case name.
+    """
 
-    fields: list[Field]
-    noted: dict[bytes, bytes]
-    """The values of the few fields that some part of Outrider reads, by lower-case name."""
+    __slots__ = (
+        "chunked",
+        "expect_continue",
+        "fields",
+        "keep_alive",
+        "length",
+        "method",
+        "minor",
+        "nominated",
+        "noted",
+        "target",
+    )
 
-    @property
-    def has_body(self) -> bool:
-        return self.chunked or bool(self.length)
+    def __init__(self, target: bytes) -> None:
+        self.method = b""
+        self.target = target
+        self.minor = 1
+        self.fields: list[Field] = []
+        self.noted: dict[bytes, bytes] = {}
+        self.nominated = NO_NAMES
+        self.length: int | None = None
+        self.chunked = False
+        self.keep_alive = True
+        self.expect_continue = False
 
 
 class Response:
     """One response from a target: its head, and the body pieces not yet passed on.
 
-    With neither `length` nor `chunked` the body ends with the connection.
+    With neither `length` (bytes) nor `chunked` the body ends with the connection. `lines` are the end-to-end fields
+    as they will be passed on: name, colon, value, line end; name, colon, ... `location` says where among them the
+    value of `Location` stands (-1: nowhere). `complete` is set with the last body byte.
     """
 
-    status = 0
-    reason = b""
-    length: int | None = None
-    """Declared body length in bytes; None if none was declared."""
-    chunked = False
-    keep_alive = False
-    retry_after: bytes | None = None
-    location = -1
-    """Where in `lines` the value of `Location` stands; -1 for nowhere."""
-    complete = False
-    """Whether the last body byte has been received."""
+    __slots__ = (
+        "chunked",
+        "complete",
+        "keep_alive",
+        "length",
+        "lines",
+        "location",
+        "pieces",
+        "reason",
+        "retry_after",
+        "status",
+    )
 
     def __init__(self) -> None:
+        self.status = 0
+        self.reason = b""
         self.lines: list[bytes] = []
-        """The end-to-end fields as they will be passed on: name, colon, value, line end; name, colon, ..."""
         self.pieces: list[bytes] = []
+        self.length: int | None = None
+        self.chunked = False
+        self.keep_alive = False
+        self.complete = False
+        self.location = -1
+        self.retry_after: bytes | None = None

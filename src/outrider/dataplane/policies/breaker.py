@@ -8,6 +8,7 @@ generation stamps. Closed is good: calls pass. Open refuses. Half-open lets `pro
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import uniform
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pybreaker
 
 from outrider.model.failure import Failure, Kind
-from outrider.model.outcome import FAILURE, NEUTRAL, Outcome
+from outrider.model.outcome import FAILURE, NEUTRAL, SUCCESS, Outcome
 
 if TYPE_CHECKING:
     from outrider.dataplane.attempt import Attempt
@@ -51,43 +52,48 @@ class BreakerSettings:
 
 
 class _Window:
-    """Attempts, failures and slow answers of the last `window` seconds, in ten buckets."""
+    """Attempts, failures and slow answers of the last `window` seconds, in ten buckets.
 
-    __slots__ = ("_failed", "_now", "_slow", "_total", "_width", "failed", "slow", "total")
+    The oldest bucket leaves when something is added after `rotate_at`; before that, a plain success is
+    `latest[0] += 1; total += 1` for whoever holds the window.
+    """
+
+    __slots__ = ("_buckets", "_width", "failed", "latest", "rotate_at", "slow", "total")
 
     def __init__(self, window: float) -> None:
         self._width = window / _BUCKETS
-        self._now = 0
+        self.rotate_at = 0.0
         self.clear()
 
     def clear(self) -> None:
-        self._total = [0] * _BUCKETS
-        self._failed = [0] * _BUCKETS
-        self._slow = [0] * _BUCKETS
+        self.latest = [0, 0, 0]  # total, failed, slow
+        self._buckets = deque(([0, 0, 0] for _ in range(_BUCKETS - 1)), _BUCKETS)
+        self._buckets.append(self.latest)
         self.total = self.failed = self.slow = 0
 
     def add(self, now: float, failed: bool, slow: bool) -> None:
-        bucket = int(now / self._width)
-        if bucket > self._now:
-            self._advance(bucket)
-        place = self._now % _BUCKETS
-        self._total[place] += 1
+        if now >= self.rotate_at:
+            self._rotate(now)
+        latest = self.latest
+        latest[0] += 1
         self.total += 1
         if failed:
-            self._failed[place] += 1
+            latest[1] += 1
             self.failed += 1
         if slow:
-            self._slow[place] += 1
+            latest[2] += 1
             self.slow += 1
 
-    def _advance(self, bucket: int) -> None:
-        for step in range(1, min(bucket - self._now, _BUCKETS) + 1):
-            place = (self._now + step) % _BUCKETS
-            self.total -= self._total[place]
-            self.failed -= self._failed[place]
-            self.slow -= self._slow[place]
-            self._total[place] = self._failed[place] = self._slow[place] = 0
-        self._now = bucket
+    def _rotate(self, now: float) -> None:
+        steps = int((now - self.rotate_at) / self._width) + 1
+        self.rotate_at = now - (now - self.rotate_at) % self._width + self._width
+        for _ in range(min(steps, _BUCKETS)):
+            total, failed, slow = self._buckets[0]
+            self.total -= total
+            self.failed -= failed
+            self.slow -= slow
+            self.latest = [0, 0, 0]
+            self._buckets.append(self.latest)
 
 
 class Breaker:
@@ -102,6 +108,7 @@ class Breaker:
         "_opened_times",
         "_permits",
         "_settings",
+        "_slow_call",
         "_window",
         "generation",
         "name",
@@ -124,6 +131,7 @@ class Breaker:
         self.generation = 0
         self.open_until = 0.0
         self._settings = settings
+        self._slow_call = settings.slow_call
         self._hooks = hooks
         self._clock = clock
         self._jitter = jitter
@@ -156,6 +164,13 @@ class Breaker:
         if attempt.generation != self.generation:
             return
         if self.state is CLOSED:
+            if outcome is SUCCESS:
+                now = attempt.answered
+                window = self._window
+                if not self._in_a_row and now < window.rotate_at and now - attempt.started <= self._slow_call:
+                    window.latest[0] += 1  # nothing to decide, only to count
+                    window.total += 1
+                    return
             if outcome is not NEUTRAL:
                 self._count(attempt.answered, attempt.latency, outcome is FAILURE)
         else:

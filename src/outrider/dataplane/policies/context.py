@@ -35,11 +35,11 @@ class Context:
 
     def admit(self, call: Call) -> None:
         noted = call.noted
-        call.correlation_id = noted.get(self._header) or self._generate()
-        traceparent = noted.get(b"traceparent")
-        if traceparent is None or not _TRACEPARENT.fullmatch(traceparent):
-            traceparent = ENTROPY.traceparent()
-        call.traceparent = traceparent
+        call.correlation_id = (self._header in noted and noted[self._header]) or self._generate()
+        if b"traceparent" in noted and _TRACEPARENT.fullmatch(noted[b"traceparent"]):
+            call.traceparent = noted[b"traceparent"]
+        else:
+            call.traceparent = ENTROPY.traceparent()
 
     def observe(self, call: Call, outcome: Outcome) -> None:
         """It holds no permit."""

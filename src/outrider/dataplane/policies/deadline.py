@@ -17,14 +17,17 @@ TIMEOUT_HEADER = b"x-outrider-timeout"
 
 
 class Deadline:
-    """Turns the timeout (seconds; NEVER for none) into the call's deadline."""
+    """Turns `timeout` into the call's deadline, and tells the target what is left of that or of `attempt_timeout`.
+    Both in seconds; NEVER for none."""
 
-    __slots__ = ("timeout",)
+    __slots__ = ("_full", "attempt_timeout", "timeout")
 
     owned = frozenset((b"x-request-timeout-ms",))
 
-    def __init__(self, timeout: float) -> None:
+    def __init__(self, timeout: float, attempt_timeout: float) -> None:
         self.timeout = timeout
+        self.attempt_timeout = attempt_timeout
+        self._full = _line(attempt_timeout)
 
     def admit(self, call: Call) -> Failure | None:
         """`x-outrider-timeout` only ever shortens; one that cannot be read is the app's mistake."""
@@ -46,7 +49,10 @@ class Deadline:
 
     def stamp(self, attempt: Attempt) -> bytes:
         """The time left for this attempt in milliseconds: after that nobody waits for its answer."""
-        left = attempt.due - attempt.sent
-        if left == NEVER:
-            return b""
-        return b"x-request-timeout-ms: %d\r\n" % (left * 1000 if left > 0.001 else 1)
+        if attempt.sent == attempt.started and attempt.due != attempt.call.deadline:
+            return self._full
+        return _line(attempt.due - attempt.sent)
+
+
+def _line(left: float) -> bytes:
+    return b"" if left == NEVER else b"x-request-timeout-ms: %d\r\n" % max(1, round(left * 1000))

@@ -3,34 +3,16 @@ compiled, `{request_id} {correlation_id} {attempt} {header:NAME}` with each atte
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from outrider.dataplane.entropy import ENTROPY
+from outrider.model.variables import VARIABLE
 
 if TYPE_CHECKING:
     from outrider.dataplane.attempt import Attempt
 
-_VARIABLE = re.compile(r"\{([a-z_]+(?::[A-Za-z0-9-]+)?)\}")
-REQUEST_TIME = frozenset(("request_id", "correlation_id", "attempt"))
-
 Part = Callable[["Attempt"], bytes]
-
-
-def unknown_variables(text: str, known: Mapping[str, str] | frozenset[str]) -> list[str]:
-    """The variables in a template that nothing provides."""
-    return [
-        name
-        for name in _VARIABLE.findall(text)
-        if name not in known and name not in REQUEST_TIME and not name.startswith("header:")
-    ]
-
-
-def header_names(text: str) -> list[bytes]:
-    """The request headers a template reads, lower case."""
-    names = _VARIABLE.findall(text)
-    return [name[7:].lower().encode() for name in names if name.startswith("header:")]
 
 
 class Template:
@@ -39,7 +21,7 @@ class Template:
     __slots__ = ("_parts", "constant")
 
     def __init__(self, text: str, known: Mapping[str, str]) -> None:
-        pieces = _VARIABLE.split(_VARIABLE.sub(lambda m: known.get(m[1], m[0]), text))
+        pieces = VARIABLE.split(VARIABLE.sub(lambda m: known.get(m[1], m[0]), text))
         self.constant = "".join(pieces).encode("latin-1") if len(pieces) == 1 else None
         self._parts: list[bytes | Part] = [
             _variable(piece) if index % 2 else piece.encode("latin-1") for index, piece in enumerate(pieces)

@@ -1,0 +1,253 @@
+"""From files, flags and environment to a resolved configuration, or to all of its problems at once."""
+
+from __future__ import annotations
+
+import copy
+import os
+import types
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from outrider.config.problems import Mark, Problem, did_you_mean, in_order
+from outrider.config.resolve import Resolved, resolve
+from outrider.config.schema import Config
+from outrider.config.source import Document, KeyPath, Unresolved, read_file, read_text
+from outrider.errors import ConfigError
+
+_MAX_ROUNDS = 6
+SEARCH = ("outrider.yaml", "/etc/outrider/outrider.yaml")
+
+
+def load(
+    paths: Sequence[str] = (),
+    *,
+    services: Sequence[str] = (),
+    settings: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> tuple[Resolved, list[Problem]]:
+    """Read, merge, validate and resolve. Returns the configuration and its warnings.
+
+    `paths` are files or directories (all *.yaml and *.yml in order), `services` are NAME=URL, `settings` are
+    key=value with dotted keys; later ones win. Raises ConfigError with every problem if there is an error.
+    """
+    environment = os.environ if environment is None else environment
+    document = _read_all(_find(paths, environment, bool(services)), environment)
+    for flag in services:
+        name, equals, url = flag.partition("=")
+        document.merge(_flag(f"--service {flag}", f"services.{name}", url, bool(equals and name), environment))
+    for flag in settings:
+        key, equals, value = flag.partition("=")
+        document.merge(_flag(f"--set {flag}", key, value, bool(equals and key), environment))
+    if services and "service" not in document.values:
+        document.values["service"] = "app"
+    resolved = _validate(document)
+    problems = in_order(document.problems)
+    if resolved is None or any(problem.severity == "error" for problem in problems):
+        raise ConfigError(problems)
+    return resolved, problems
+
+
+def _find(paths: Sequence[str], environment: Mapping[str, str], optional: bool) -> list[Path]:
+    """The files to read: what is given, or OUTRIDER_CONFIG, or the first of the usual places."""
+    given = list(paths) or [path for path in environment.get("OUTRIDER_CONFIG", "").split(os.pathsep) if path]
+    if given:
+        return [file for path in given for file in _expand(Path(path))]
+    for path in SEARCH:
+        if Path(path).is_file():
+            return [Path(path)]
+    if optional:
+        return []
+    places = ", ".join(SEARCH)
+    message = f"no configuration found: tried -c, OUTRIDER_CONFIG, {places}"
+    raise ConfigError([Problem(Mark("outrider.yaml", 0, 0), "", message, "give one with -c FILE or --service NAME=URL")])
+
+
+def _expand(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and file.is_file())
+    return [path]
+
+
+def _read_all(files: list[Path], environment: Mapping[str, str]) -> Document:
+    document = Document()
+    for file in files:
+        try:
+            part = read_file(file, environment)
+        except OSError as error:
+            part = Document(marks={(): Mark(str(file), 0, 0)})
+            part.complain((), f"cannot be read: {error.strerror}")
+        document.merge(part)
+    return document
+
+
+def _flag(flag: str, key: str, value: str, well_formed: bool, environment: Mapping[str, str]) -> Document:
+    """A command-line setting as a document of its own. The value is YAML."""
+    mark = Mark(flag, 0, 0)
+    if not well_formed:
+        document = Document(marks={(): mark})
+        document.complain((), "expected NAME=VALUE")
+        return document
+    text = value if value else "''"
+    parsed = read_text(f"value: {text}", flag, environment)
+    document = Document(marks={(): mark}, problems=parsed.problems)
+    inner = document.values
+    *parents, last = path = tuple(key.split("."))
+    for parent in parents:
+        inner[parent] = inner = {}
+    inner[last] = parsed.values.get("value")
+    for length in range(1, len(path) + 1):
+        document.marks[path[:length]] = document.key_marks[path[:length]] = mark
+    return document
+
+
+def _validate(document: Document) -> Resolved | None:
+    """Run the models over the values. Errors become problems at the place they are about.
+
+    What is wrong is then taken out, so that references between the rest are checked as well: all problems are
+    to be reported at once.
+    """
+    values = copy.deepcopy(document.values)
+    for round_ in range(_MAX_ROUNDS):
+        try:
+            config = Config.model_validate(values)
+        except ValidationError as error:
+            items = error.errors(include_url=False)
+            if round_ == 0:
+                _translate_all(document, items)
+            for item in items:
+                _take_out(values, item)
+            continue
+        return resolve(config, document)
+    return None
+
+
+def _take_out(values: dict[str, Any], item: Any) -> None:
+    path = _real_path(values, item["loc"])
+    if item["type"] == "missing" and not path:
+        values["service"] = values.get("service", "unnamed")
+        return
+    if item["type"] == "missing" and item["loc"][-1] == "url":
+        _at(values, path)["url"] = "http://unknown.invalid"
+        return
+    *parents, last = path or ("",)
+    holder = _at(values, tuple(parents))
+    if isinstance(holder, dict):
+        holder.pop(last, None)
+    elif isinstance(holder, list) and isinstance(last, int) and last < len(holder):
+        holder.pop(last)
+
+
+def _translate_all(document: Document, items: list[Any]) -> None:
+    paths = [_real_path(document.values, item["loc"]) for item in items]
+    for item, path in zip(items, paths, strict=True):
+        below = any(other[: len(path)] == path for other in paths if other is not path and other != path)
+        if item["type"] == "literal_error" and item["ctx"]["expected"] == "False":
+            # `false` is one member of a union; what the other member says is what was meant.
+            if below or paths.count(path) > 1:
+                continue
+        _translate(document, item, path)
+
+
+def _translate(document: Document, item: Any, path: KeyPath) -> None:
+    if isinstance(_at(document.values, path), Unresolved):
+        return  # complained about already
+    kind = item["type"]
+    context = item.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = _known_keys(path[:-1])
+        hint = did_you_mean(str(path[-1]), known) or f"known keys: {', '.join(sorted(known))}"
+        document.complain(path, f'unknown key "{path[-1]}"', hint, key=True)
+    elif kind == "missing":
+        missing = str(item["loc"][-1])
+        document.complain(path, f'the key "{missing}" is missing', _EXAMPLES.get(missing, ""))
+    elif kind in ("outrider", "scalar", "not_yet"):
+        document.complain(path, item["msg"], str(context.get("hint", "")))
+    else:
+        message = _PLAIN.get(kind) or f"{item['msg'][:1].lower()}{item['msg'][1:]}"
+        document.complain(path, f"{message}, got {_shown(_at(document.values, path))}")
+
+
+_PLAIN = {
+    "model_type": "expected a map of keys",
+    "dict_type": "expected a map of keys",
+    "list_type": "expected a list",
+    "string_type": "expected text (put it in quotes)",
+    "bool_type": "expected true or false",
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+}
+
+_EXAMPLES = {
+    "service": "say who you are: service: booking-service",
+    "services": "name what the app calls: services: { user: http://127.0.0.1:3001 }",
+    "url": "say where it is: url: http://127.0.0.1:3001",
+    "match": "say which calls: match: GET /users/{id}",
+    "header": "say which header carries it: header: x-api-key",
+    "value": "say where the secret is: value: ${file:/run/secrets/key}",
+    "rate": "say how many: rate: 50/s",
+}
+
+
+def _shown(value: Any) -> str:
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, dict):
+        return "a map"
+    if isinstance(value, list):
+        return "a list"
+    return "nothing" if value is None else text[:60]
+
+
+def _real_path(values: Any, loc: tuple[str | int, ...]) -> KeyPath:
+    """A pydantic location less what names a union member or validator rather than a key of ours."""
+    path: list[str | int] = []
+    for part in loc:
+        if isinstance(values, dict) and part in values:
+            path.append(part)
+            values = values[part]
+        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
+            path.append(part)
+            values = values[part]
+    return tuple(path)
+
+
+def _at(values: Any, path: KeyPath) -> Any:
+    for part in path:
+        try:
+            values = values[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return values
+
+
+def _known_keys(path: KeyPath) -> set[str]:
+    """The keys that the model at a path knows."""
+    models: list[Any] = [Config]
+    for part in path:
+        found: list[Any] = []
+        for annotation in models:
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                field = annotation.model_fields.get(str(part))
+                found += _members(field.annotation) if field else []
+            elif get_origin(annotation) is dict:
+                found += _members(get_args(annotation)[1])
+            elif get_origin(annotation) is list:
+                found += _members(get_args(annotation)[0])
+        models = found
+    keys: set[str] = set()
+    for model in models:
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            keys |= {field.alias or name for name, field in model.model_fields.items()}
+    return keys
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The alternatives of an annotation, wrappers taken off."""
+    origin = get_origin(annotation)
+    if origin in (Union, types.UnionType):
+        return [member for choice in get_args(annotation) for member in _members(choice)]
+    if hasattr(annotation, "__metadata__"):
+        return _members(get_args(annotation)[0])
+    return [annotation]

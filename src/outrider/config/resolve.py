@@ -1,0 +1,287 @@
+"""Inheritance and cross references: what holds for each route in the end.
+
+built-in < `defaults` < `policy` (a list; later wins, each with what it extends) < service < route. Maps merge by
+key, lists and scalars replace, `false` switches off. Problems are added to the document, at the line responsible.
+"""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from outrider.config.problems import did_you_mean
+from outrider.config.schema import (
+    CircuitBreaker,
+    Config,
+    Correlation,
+    Credential,
+    Fallback,
+    Headers,
+    PolicyFields,
+    RateLimit,
+    Retry,
+    Service,
+)
+from outrider.config.source import Document, KeyPath
+from outrider.model.variables import unknown_variables
+
+BUILT_IN: dict[str, Any] = {
+    "timeout": 10.0,
+    "attempt_timeout": 5.0,
+    "connect_timeout": 1.0,
+    "idle_timeout": 4.0,
+    "auth": [],
+    "headers": {"set": {"x-service-name": "{service}", "x-service-id": "{instance}"}},
+    "correlation": {},
+    "retry": {},
+    "circuit_breaker": {},
+    "balance": "least-requests",
+}
+_SHARED_PORTS = frozenset({0})
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """Everything that holds for one route. Times in seconds; None or False: off."""
+
+    timeout: float | None
+    attempt_timeout: float
+    connect_timeout: float
+    idle_timeout: float
+    auth: tuple[str, ...]
+    headers: Headers
+    correlation: Correlation
+    retry: Retry | None
+    circuit_breaker: CircuitBreaker | None
+    max_in_flight: int | None
+    rate_limit: RateLimit | None
+    fallback: Fallback | None
+    balance: str
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveRoute:
+    """A declared route. `own` are the policy fields that it declares itself: those parts it does not share with
+    the rest of its service."""
+
+    match: str
+    policy: Effective
+    own: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveService:
+    """A service with everything inherited."""
+
+    name: str
+    urls: tuple[str, ...]
+    port: int | None
+    hosts: tuple[str, ...]
+    policy: Effective
+    routes: tuple[EffectiveRoute, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """A whole configuration, ready to be compiled."""
+
+    config: Config
+    instance: str
+    services: tuple[EffectiveService, ...]
+    document: Document
+
+    @property
+    def credentials(self) -> dict[str, Credential]:
+        return self.config.credentials
+
+
+def resolve(config: Config, document: Document) -> Resolved:
+    """Apply inheritance and check what only shows across keys."""
+    services = tuple(_service(config, document, name, service) for name, service in config.services.items())
+    instance = config.instance or socket.gethostname()
+    resolved = Resolved(config, instance, services, document)
+    _check_ports(resolved)
+    _check_hosts(resolved)
+    _check_policies(config, document)
+    return resolved
+
+
+def _service(config: Config, document: Document, name: str, service: Service) -> EffectiveService:
+    here: KeyPath = ("services", name)
+    layers = [BUILT_IN, _declared(config.defaults)]
+    for bundle in service.policy:
+        if bundle in config.policies:
+            layers += _bundle(config, bundle)
+        else:
+            hint = did_you_mean(bundle, config.policies) or "declare it under policies"
+            document.complain((*here, "policy"), f'there is no policy "{bundle}"', hint)
+    layers.append(_declared(service))
+    policy = _effective(config, document, here, layers)
+    routes = []
+    for index, route in enumerate(service.routes):
+        at = (*here, "routes", index)
+        own = _declared(route)
+        routes.append(
+            EffectiveRoute(route.match, _effective(config, document, at, [*layers, own]), frozenset(own))
+        )
+        shadow = next((other for other in service.routes[:index] if _covers(other.match, route.match)), None)
+        if shadow is not None:
+            message = f"never reached: {shadow.match} stands before it and matches everything it would"
+            document.complain((*at, "match"), message, "put the narrower route first", warn=True)
+    for index, url in enumerate(service.url):
+        _check_url(config, document, (*here, "url", index), url)
+    return EffectiveService(name, tuple(service.url), service.port, tuple(service.hosts), policy, tuple(routes))
+
+
+def _bundle(config: Config, name: str, seen: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """The layers of a policy, what it extends first. Unknown names and circles are complained about elsewhere."""
+    if name in seen or name not in config.policies:
+        return []
+    policy = config.policies[name]
+    layers = [layer for base in policy.extends for layer in _bundle(config, base, (*seen, name))]
+    return [*layers, _declared(policy)]
+
+
+def _declared(fields: PolicyFields) -> dict[str, Any]:
+    """What was actually written, as plain values."""
+    names = set(PolicyFields.model_fields)
+    return fields.model_dump(include=names, exclude_unset=True, by_alias=True)
+
+
+def _merge(base: Any, over: Any) -> Any:
+    if isinstance(base, dict) and isinstance(over, dict):
+        return {**base, **{key: _merge(base.get(key), value) for key, value in over.items()}}
+    return over
+
+
+def _effective(config: Config, document: Document, at: KeyPath, layers: list[dict[str, Any]]) -> Effective:
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        merged = _merge(merged, {key: value for key, value in layer.items() if value is not None})
+    headers = Headers.model_construct(**(merged["headers"] or {}))
+    auth = merged["auth"] or []
+    for name in auth:
+        if name not in config.credentials:
+            hint = did_you_mean(name, config.credentials) or "declare it under credentials"
+            place = (*at, "auth") if (*at, "auth") in document.marks else ("defaults", "auth")
+            document.complain(place, f'there is no credential "{name}"', hint)
+    for header, value in headers.set.items():
+        for variable in unknown_variables(value, frozenset(("service", "target", "instance"))):
+            message = f"nothing provides {{{variable}}}"
+            document.complain((*at, "headers", "set", header), message, "see {service} {instance} {header:NAME} ...")
+    effective = Effective(
+        timeout=merged["timeout"] or None,
+        attempt_timeout=merged["attempt_timeout"],
+        connect_timeout=merged["connect_timeout"],
+        idle_timeout=merged["idle_timeout"],
+        auth=tuple(auth),
+        headers=headers,
+        correlation=Correlation.model_construct(**merged["correlation"]),
+        retry=_built(Retry, merged["retry"]),
+        circuit_breaker=_built(CircuitBreaker, merged["circuit_breaker"]),
+        max_in_flight=merged.get("max_in_flight") or None,
+        rate_limit=_built(RateLimit, merged.get("rate_limit")),
+        fallback=_built(Fallback, merged.get("fallback")),
+        balance=merged["balance"],
+    )
+    _check_times(document, at, effective)
+    return effective
+
+
+def _built(model: type[Any], values: dict[str, Any] | bool | None) -> Any:
+    if values is False or values is None:
+        return None
+    assert isinstance(values, dict)
+    return model.model_construct(**{("json_" if key == "json" else key): value for key, value in values.items()})
+
+
+def _check_times(document: Document, at: KeyPath, policy: Effective) -> None:
+    """Timeouts that cannot work together."""
+    if policy.timeout is not None and policy.attempt_timeout > policy.timeout and _written(document, at, "attempt_timeout"):
+        message = "attempt_timeout is longer than timeout: no attempt can ever take that long"
+        document.complain((*at, "attempt_timeout"), message, "shorten it, or raise timeout", warn=True)
+    retry = policy.retry
+    if retry is not None and {"POST", "PATCH"} & set(retry.methods) and _written(document, at, "retry"):
+        document.complain(
+            (*at, "retry", "methods"),
+            "POST and PATCH are repeated here even when the target may already have acted",
+            "make sure that the target recognises a repetition",
+            warn=True,
+        )
+
+
+def _written(document: Document, at: KeyPath, key: str) -> bool:
+    return (*at, key) in document.marks
+
+
+def _covers(earlier: str, later: str) -> bool:
+    """Whether a route pattern matches everything another one does; only the plain cases are decided."""
+    method, _, path = earlier.partition(" ")
+    other_method, _, other_path = later.partition(" ")
+    if method not in ("*", other_method):
+        return False
+    if path.endswith("/**") and "{" not in path and "*" not in path[:-3]:
+        return other_path.startswith(path[:-2]) or other_path == path[:-3]
+    return path == other_path
+
+
+def _check_url(config: Config, document: Document, at: KeyPath, url: str) -> None:
+    parts = urlsplit(url)
+    try:
+        port = parts.port or 80
+    except ValueError:
+        document.complain(at, f"the port of {url} is not between 1 and 65535")
+        return
+    if (parts.hostname in _LOOPBACK) and port == config.listen[1] and port not in _SHARED_PORTS:
+        document.complain(at, f"{url} is Outrider itself: every call would go round in a circle")
+
+
+def _check_ports(resolved: Resolved) -> None:
+    config, document = resolved.config, resolved.document
+    taken: dict[int, str] = {}
+    wanted: list[tuple[KeyPath, int]] = [
+        (("listen",), config.listen[1]),
+        (("admin", "listen"), config.admin.listen[1]),
+        (("telemetry", "listen"), config.telemetry.listen[1]),
+        *((("services", service.name, "port"), service.port) for service in resolved.services if service.port),
+    ]
+    for path, port in wanted:
+        name = ".".join(map(str, path))
+        if port in taken and port not in _SHARED_PORTS:
+            document.complain(path, f"port {port} is already used by {taken[port]}", "choose another port")
+        taken.setdefault(port, name)
+    if config.admin.listen[0] not in _LOOPBACK - {"0.0.0.0", "::"} and config.admin.token is None:
+        message = "the admin port would be reachable from other machines without a token"
+        document.complain(("admin", "listen"), message, "listen on 127.0.0.1, or set admin.token")
+
+
+def _check_hosts(resolved: Resolved) -> None:
+    owners: dict[str, str] = {service.name: service.name for service in resolved.services}
+    for service in resolved.services:
+        for index, host in enumerate(service.hosts):
+            owner = owners.setdefault(host.lower(), service.name)
+            if owner != service.name:
+                path = ("services", service.name, "hosts", index)
+                resolved.document.complain(path, f'the host "{host}" already belongs to {owner}')
+
+
+def _check_policies(config: Config, document: Document) -> None:
+    for name, policy in config.policies.items():
+        path = ("policies", name, "extends")
+        for base in policy.extends:
+            if base not in config.policies:
+                hint = did_you_mean(base, config.policies) or "declare it under policies"
+                document.complain(path, f'there is no policy "{base}"', hint)
+            elif _reaches(config, base, name):
+                document.complain(path, f"the policies {name} and {base} extend each other", "remove one extends")
+
+
+def _reaches(config: Config, start: str, goal: str, seen: frozenset[str] = frozenset()) -> bool:
+    if start == goal:
+        return True
+    if start in seen or start not in config.policies:
+        return False
+    return any(_reaches(config, base, goal, seen | {start}) for base in config.policies[start].extends)

@@ -1,0 +1,390 @@
+"""The models: every key of the configuration, what it means, its default, and what leaving it out means.
+
+These models describe one document as written. What holds in the end, after inheritance, is in `resolve`.
+Keys marked NotYet belong to the contract but not to this version: they are refused, never ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from outrider.config.scalars import Duration, DurationRange, NotYet, RatePerPeriod, Share, Size
+from outrider.model.messages import HOP_BY_HOP
+from outrider.model.patterns import PathPattern
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_LATER_SCHEMES = ("dns+", "dnssrv+", "consul+", "k8s+", "file+", "https://")
+BALANCERS = ("least-requests", "round-robin")
+_LATER_BALANCERS = ("least-latency", "hash:")
+_FRAMING = HOP_BY_HOP | {b"host", b"content-length"}
+
+
+def _fail(message: str, hint: str = "") -> PydanticCustomError:
+    return PydanticCustomError("outrider", "{message}", {"message": message, "hint": hint})
+
+
+def _listen(value: Any) -> Any:
+    text = str(value)
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise _fail(f"expected HOST:PORT like 127.0.0.1:4100, got {text}")
+    return host.strip("[]"), int(port)
+
+
+def _url(value: Any) -> Any:
+    text = str(value)
+    if text.startswith(_LATER_SCHEMES):
+        scheme = text.partition(":")[0] if text.startswith("https") else text.partition("+")[0] + "+"
+        raise PydanticCustomError("not_yet", f"{scheme} is not supported yet by this version of Outrider")
+    if not re.fullmatch(r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[^?#\s]*)?", text):
+        raise _fail(f"expected a URL like http://user-service:3001, got {text}")
+    return text
+
+
+def _urls(value: Any) -> Any:
+    if isinstance(value, list):
+        if not value:
+            raise _fail("the list of URLs is empty", "give at least one URL")
+        return value
+    return [value]
+
+
+def _header_name(value: str) -> str:
+    if not _TOKEN.fullmatch(value):
+        raise _fail(f'"{value}" is not a header name')
+    if value.lower().encode() in _FRAMING:
+        raise _fail(f"{value} frames the message or names the target; it cannot be set here")
+    return value
+
+
+def _header_value(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise _fail("expected text; put it in quotes")
+    text = str(value)
+    if not text.isprintable() or not text.isascii():
+        raise _fail("a header value must be one line of printable ASCII")
+    return text
+
+
+def _match(value: Any) -> Any:
+    try:
+        PathPattern(str(value))
+    except ValueError as error:
+        raise _fail(str(error)) from None
+    return value
+
+
+def _balance(value: Any) -> Any:
+    text = str(value)
+    if text.startswith(_LATER_BALANCERS):
+        raise PydanticCustomError("not_yet", f"{text} is not supported yet; use {' or '.join(BALANCERS)}")
+    if text not in BALANCERS:
+        raise _fail(f"expected {' or '.join(BALANCERS)}, got {text}")
+    return text
+
+
+def _names(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def _service(value: Any) -> Any:
+    return {"url": value} if isinstance(value, (str, list)) else value
+
+
+def _rate_limit(value: Any) -> Any:
+    return {"rate": value} if isinstance(value, (str, int, float)) and value is not False else value
+
+
+def _store_later(value: Any) -> Any:
+    if value not in (None, "memory"):
+        raise PydanticCustomError("not_yet", f"{value} is not supported yet; leave it out for memory")
+    return value
+
+
+def _only(supported: tuple[Any, ...], what: str) -> BeforeValidator:
+    """A value of the contract that works, or a clear word about one that does not yet."""
+
+    def check(value: Any) -> Any:
+        if value not in supported:
+            shown = " or ".join(str(v).lower() for v in supported if v is not None)
+            given = str(value).lower() if isinstance(value, bool) else value
+            raise PydanticCustomError("not_yet", f"{what} {given} is not supported yet; use {shown}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _count(value: Any) -> Any:
+    if value == "adaptive":
+        raise PydanticCustomError("not_yet", "adaptive is not supported yet; give a number")
+    return value
+
+
+def _access(value: Any) -> Any:
+    text = str(value)
+    if text not in ("none", "errors", "all") and not re.fullmatch(r"\d+(\.\d+)?%", text):
+        raise _fail(f"expected none, errors, all or a share like 1%, got {text}")
+    return text
+
+
+def _key(value: Any) -> Any:
+    text = str(value)
+    if text == "caller":
+        raise PydanticCustomError("not_yet", "caller is not supported yet; it belongs to the inbound guard")
+    if not re.fullmatch(r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
+        raise _fail(f'expected "header:NAME", got {text}')
+    return text
+
+
+class Base(BaseModel):
+    """Unknown keys are errors, and models do not change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+Listen = Annotated[
+    tuple[str, int],
+    BeforeValidator(_listen),
+    WithJsonSchema({"type": "string", "pattern": r"^.+:\d{1,5}$", "examples": ["127.0.0.1:4100"]}),
+]
+Url = Annotated[str, BeforeValidator(_url)]
+HeaderName = Annotated[str, AfterValidator(_header_name)]
+HeaderValue = Annotated[
+    str, BeforeValidator(_header_value), WithJsonSchema({"type": ["string", "number"]})
+]
+Status = Annotated[int, Field(ge=100, le=599)]
+Switch = Literal[False]
+
+
+class Admin(Base):
+    listen: Listen = ("127.0.0.1", 4101)
+    """Where the admin port listens. Loopback only, unless a token is set."""
+    token: str | None = Field(None, min_length=16)
+    """Bearer token that every request must carry; none if left out."""
+
+
+class Telemetry(Base):
+    listen: Listen = ("0.0.0.0", 4102)  # noqa: S104 - Prometheus and the kubelet reach the pod's address
+    """Where /metrics, /healthz and /readyz are served."""
+
+
+class Credential(Base):
+    header: HeaderName
+    """The header that carries the secret."""
+    value: str = Field(min_length=1)
+    """The secret: usually ${file:/run/secrets/...} or ${VAR}. A file is read again when it changes."""
+    jwt: NotYet = None
+
+
+class Headers(Base):
+    set: dict[HeaderName, HeaderValue] = {}
+    """Headers to set on every attempt. Variables: {service} {target} {instance} {request_id} {correlation_id}
+    {attempt} {header:NAME}."""
+    remove: list[HeaderName] = []
+    """Headers of the app to take off."""
+
+
+class Correlation(Base):
+    header: HeaderName = "x-correlation-id"
+    """The header that carries the correlation id; what the app sends is passed on."""
+    generate: Literal["uuid7", "uuid4"] = "uuid7"
+    """What an id looks like that is created because the app sent none."""
+
+
+class Retry(Base):
+    max_retries: int = Field(3, ge=0, le=30)
+    """Attempts after the first."""
+    methods: list[Annotated[str, Field(pattern=r"^[A-Z]+$")]] = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"]
+    """Methods that may be repeated although the target may have acted. Others are repeated only with an
+    Idempotency-Key, or when nothing was sent."""
+    on_status: list[Status] = [500, 502, 503, 504]
+    """Answers to retry on. 429 is retried when it carries Retry-After, whatever stands here."""
+    on_errors: list[Literal["connect", "reset", "timeout"]] = ["connect", "reset", "timeout"]
+    """Errors to retry on."""
+    backoff: DurationRange = (0.025, 1.0)
+    """First pause and cap, doubling, with full jitter."""
+    budget: Share = 0.2
+    """Retries may add at most this share of load, plus 3 per second."""
+    idempotency_key: NotYet = None
+
+
+class CircuitBreaker(Base):
+    consecutive_failures: int = Field(5, ge=0)
+    """Failures in a row that open the circuit; 0 switches this rule off."""
+    failure_rate: Share = 0.5
+    """Share of failed attempts within the window that opens it; 0% switches this rule off."""
+    slow_rate: Share = 0.8
+    """Share of slow attempts within the window that opens it; 0% switches this rule off."""
+    slow_call: Duration | None = None
+    """From when an answer is slow; left out: 80 % of attempt_timeout."""
+    min_requests: int = Field(20, ge=1)
+    """Attempts within the window before a rate says anything."""
+    window: Duration = 10.0
+    """How far back rates look."""
+    open_for: DurationRange = (0.5, 5.0)
+    """How long the circuit stays open: first time, and cap, doubling while probes fail."""
+    probes: int = Field(1, ge=1)
+    """Attempts let through at a time while half-open, and successes needed to close."""
+
+
+class RateLimit(Base):
+    rate: RatePerPeriod
+    """How many calls in which time."""
+    burst: int | None = Field(None, ge=1)
+    """How many at once; left out: the count of the rate."""
+    key: Annotated[str, BeforeValidator(_key)] | None = None
+    """One allowance per value of this header: "header:x-user-id"."""
+    store: Annotated[str | None, BeforeValidator(_store_later)] = None
+
+
+class Fallback(Base):
+    status: Annotated[int, Field(ge=200, le=599)] = 200
+    """Status of the prepared answer."""
+    json_: Any = Field(None, alias="json")
+    """Its body, sent as JSON."""
+    headers: dict[HeaderName, HeaderValue] = {}
+    """Further headers."""
+
+
+def _fallback(value: Any) -> Any:
+    if value == "last-good":
+        raise PydanticCustomError("not_yet", "last-good is not supported yet; give a status and json")
+    return value
+
+
+class PolicyFields(Base):
+    """What a service, a route, a policy bundle and `defaults` have in common. `false` switches a part off."""
+
+    timeout: Duration | Switch | None = None
+    """The whole call: all attempts and pauses, to the last byte of the answer. Default 10s."""
+    attempt_timeout: Duration | None = None
+    """One attempt, to the head of its answer. Default 5s."""
+    connect_timeout: Duration | None = None
+    """Connecting. Default 1s."""
+    idle_timeout: Duration | None = None
+    """How long an unused connection to a target is kept. Default 4s, as Node closes after 5s."""
+    auth: Annotated[list[str], BeforeValidator(_names)] | Switch | None = None
+    """Credentials by name."""
+    headers: Headers | Switch | None = None
+    """Headers to set or to remove."""
+    correlation: Correlation | None = None
+    """The correlation id."""
+    critical: Annotated[bool | None, _only((True, None), "critical")] = None
+    """Whether the app needs this service."""
+    retry: Retry | Switch | None = None
+    """What is tried again, and how often."""
+    circuit_breaker: CircuitBreaker | Switch | None = None
+    """When to stop calling."""
+    max_in_flight: Annotated[int, Field(ge=1), BeforeValidator(_count)] | Switch | None = None
+    """At most so many calls at a time."""
+    rate_limit: Annotated[RateLimit, BeforeValidator(_rate_limit)] | Switch | None = None
+    """At most so many calls in a time."""
+    fallback: Annotated[Fallback, BeforeValidator(_fallback)] | Switch | None = None
+    """A prepared answer for when the service fails."""
+    balance: Annotated[str | None, BeforeValidator(_balance)] = None
+    """How to choose among endpoints: least-requests (default) or round-robin."""
+    delivery: Annotated[str | None, _only(("sync", None), "delivery")] = None
+    health_check: NotYet = None
+    ejection: NotYet = None
+    contract: NotYet = None
+    tls: NotYet = None
+    hedge: NotYet = None
+    order_by: NotYet = None
+
+
+class Policy(PolicyFields):
+    extends: Annotated[list[str], BeforeValidator(_names)] = []
+    """Other bundles to start from; later ones win."""
+
+
+class Route(PolicyFields):
+    match: Annotated[str, BeforeValidator(_match)]
+    """METHOD /path with {name} or * for a segment and ** for the rest; the method may be *. First match wins."""
+
+
+class Service(PolicyFields):
+    url: Annotated[list[Url], BeforeValidator(_urls)]
+    """Where the service is: a URL, or a list of them."""
+    env: NotYet = None
+    port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Also listen on 127.0.0.1 at this port, for this service alone."""
+    hosts: list[str] = []
+    """Further host names for this service."""
+    policy: Annotated[list[str], BeforeValidator(_names)] = []
+    """Bundles that hold for this service; later ones win."""
+    routes: list[Route] = []
+    """Rules for some of its operations; first match wins."""
+
+
+class Limits(Base):
+    header_bytes: Size = 64 * 1024
+    """Largest head of a request or of an answer."""
+    headers: int = Field(100, ge=1)
+    """Most fields in a head."""
+    body_bytes: Size = 10 * 1024 * 1024
+    """Largest request body."""
+    replay_bytes: Size = 64 * 1024
+    """How much of a request body is kept for another attempt."""
+    downstream_connections: int = Field(1024, ge=1)
+    """Most connections from the app."""
+    header_timeout: Duration = 10.0
+    """How long a request head may take."""
+    body_idle_timeout: Duration = 30.0
+    """How long a body may stand still, either way."""
+
+
+class Log(Base):
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    """What is logged of Outrider itself."""
+    format: Literal["json"] = "json"
+    access: Annotated[str, BeforeValidator(_access)] = "errors"
+    """Which calls are logged: none, errors (failed or retried), all, or errors and a share like 1%."""
+    query: bool = False
+    """Whether query strings are logged."""
+
+
+class Observability(Base):
+    log: Log = Log()
+    tracing: NotYet = None
+    redact: list[str] = ["authorization", "x-api-key", "x-internal-auth", "cookie"]
+    """Header names whose values are never shown."""
+
+
+class Shutdown(Base):
+    drain: Duration = 25.0
+    """How long live calls may take after SIGTERM."""
+
+
+class Config(Base):
+    """One configuration document."""
+
+    version: Literal[1] = 1
+    service: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Who we are: {service}, x-service-name."""
+    instance: Annotated[str, Field(min_length=1)] | None = None
+    """Which of us: {instance}, x-service-id. Default: the host name."""
+    listen: Listen = ("127.0.0.1", 4100)
+    """Where the app calls."""
+    admin: Admin = Admin()
+    telemetry: Telemetry = Telemetry()
+    workers: Annotated[int, _only((1,), "workers")] = 1
+    inbound: NotYet = None
+    credentials: dict[str, Credential] = {}
+    """Declared once, used by name under `auth`."""
+    defaults: PolicyFields = PolicyFields()
+    """What holds for every service unless it says otherwise."""
+    policies: dict[str, Policy] = {}
+    """Named bundles of the same fields."""
+    services: dict[
+        Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")], Annotated[Service, BeforeValidator(_service)]
+    ] = Field(min_length=1)
+    """The services the app may call, by the name it calls them."""
+    redis: NotYet = None
+    outbox: NotYet = None
+    limits: Limits = Limits()
+    observability: Observability = Observability()
+    shutdown: Shutdown = Shutdown()

@@ -1,0 +1,236 @@
+"""Configuration files to plain values, with a mark for every one of them.
+
+Built on PyYAML's nodes rather than on its constructor, because nodes know where they stand. Scalars are typed
+by the YAML 1.2 core schema; what YAML 1.1 would have read differently (`on`, `yes`, 010, 1:30) is an error
+with the remedy, not a surprise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from outrider.config.interpolate import interpolate, reads_file, refers
+from outrider.config.problems import Mark, Problem
+
+KeyPath = tuple[str | int, ...]
+
+_MAX_NODES = 100_000
+_MAX_DEPTH = 50
+_NULL = frozenset(("", "null", "~", "Null", "NULL"))
+_TRUE, _FALSE = frozenset(("true", "True", "TRUE")), frozenset(("false", "False", "FALSE"))
+_YAML11_BOOL = re.compile(r"(?:y|yes|on|n|no|off)", re.IGNORECASE)
+_YAML11_NUMBER = re.compile(r"[-+]?0[0-7_]*[0-7]|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
+_INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?")
+
+
+@dataclass(slots=True)
+class Document:
+    """Plain values, and where each came from.
+
+    `marks` and `key_marks` give the place of a value and of its key by path; `templates` the uninterpolated text
+    of values that came (partly) from files.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
+    marks: dict[KeyPath, Mark] = field(default_factory=dict)
+    key_marks: dict[KeyPath, Mark] = field(default_factory=dict)
+    templates: dict[KeyPath, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+    def mark(self, path: KeyPath, *, key: bool = False) -> Mark:
+        """The place of a path, or of its nearest ancestor that has one."""
+        for length in range(len(path), -1, -1):
+            found = (key and self.key_marks.get(path[:length])) or self.marks.get(path[:length])
+            if found:
+                return found
+        return Mark("configuration", 0, 0)
+
+    def complain(self, path: KeyPath, message: str, hint: str = "", *, key: bool = False, warn: bool = False) -> None:
+        """Add a problem at a path."""
+        severity = "warning" if warn else "error"
+        self.problems.append(Problem(self.mark(path, key=key), dotted(path), message, hint, severity))  # type: ignore[arg-type]
+
+    def merge(self, other: Document) -> None:
+        """Lay another document over this one: maps merge by key, everything else is replaced."""
+        _merge(self, other, self.values, other.values, ())
+        self.problems += other.problems
+
+
+def dotted(path: KeyPath) -> str:
+    """`services.user.url[0]`."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def read_file(path: Path, environment: Mapping[str, str]) -> Document:
+    """Parse one file. Problems are in the document; raises OSError if the file cannot be read."""
+    name = str(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        document = Document(marks={(): Mark(name, 1, 1)})
+        document.complain((), f"the file is not UTF-8 text (byte {error.start})")
+        return document
+    return read_text(text, name, environment)
+
+
+def read_text(text: str, name: str, environment: Mapping[str, str]) -> Document:
+    """Parse configuration text; `name` stands for the file in complaints."""
+    document = Document(marks={(): Mark(name, 1, 1)})
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        at = error.problem_mark or error.context_mark
+        document.marks[()] = Mark(name, at.line + 1, at.column + 1) if at else Mark(name, 1, 1)
+        hint = "tabs cannot indent YAML; use spaces" if "'\\t'" in str(error.problem) else ""
+        document.complain((), f"not valid YAML: {error.problem or error.context}", hint)
+        return document
+    except (yaml.YAMLError, RecursionError) as error:
+        document.complain((), f"not valid YAML: {error}")
+        return document
+    if node is None:
+        return document
+    if not isinstance(node, yaml.MappingNode):
+        document.complain((), "expected keys and values at the top level, like `service: booking-service`")
+        return document
+    _Reader(document, name, environment).mapping(node, (), document.values)
+    return document
+
+
+class _Reader:
+    """Turns nodes into values, interpolating scalars and recording marks."""
+
+    def __init__(self, document: Document, name: str, environment: Mapping[str, str]) -> None:
+        self._document = document
+        self._name = name
+        self._environment = environment
+        self._nodes = 0
+
+    def mapping(self, node: yaml.MappingNode, path: KeyPath, into: dict[str, Any]) -> None:
+        seen: dict[str, Mark] = {}
+        for key_node, value_node in self._pairs(node):
+            mark = self._mark(key_node)
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._complain(mark, path, "a key must be a plain word")
+                continue
+            key = str(key_node.value)
+            here = (*path, key)
+            if key_node.style is None and _YAML11_BOOL.fullmatch(key):
+                self._complain(mark, here, f"YAML 1.1 tools read the key {key} as true or false", f'write "{key}" in quotes')
+            if key in seen:
+                self._complain(mark, here, f"this key is already there in line {seen[key].line}", "remove one of the two")
+                continue
+            seen[key] = mark
+            self._document.key_marks[here] = mark
+            into[key] = self._value(value_node, here)
+
+    def _pairs(self, node: yaml.MappingNode) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+        """The pairs of a mapping, merge keys (`<<`) resolved: what stands here wins over what is merged in."""
+        own = [(key, value) for key, value in node.value if key.value != "<<"]
+        names = {key.value for key, _ in own if isinstance(key, yaml.ScalarNode)}
+        yield from own
+        for key, value in node.value:
+            if key.value == "<<":
+                merged = value.value if isinstance(value, yaml.SequenceNode) else [value]
+                for source in merged:
+                    if not isinstance(source, yaml.MappingNode):
+                        self._complain(self._mark(key), (), "<< must refer to a map")
+                        continue
+                    for pair in self._pairs(source):
+                        if isinstance(pair[0], yaml.ScalarNode) and pair[0].value not in names:
+                            names.add(pair[0].value)
+                            yield pair
+
+    def _value(self, node: yaml.Node, path: KeyPath) -> Any:
+        self._nodes += 1
+        mark = self._document.marks[path] = self._mark(node)
+        if self._nodes > _MAX_NODES or len(path) > _MAX_DEPTH:
+            if self._nodes <= _MAX_NODES + 1:
+                self._complain(mark, path, "the configuration is too large or too deep; do aliases refer to themselves?")
+            self._nodes = _MAX_NODES + 1
+            return None
+        if isinstance(node, yaml.MappingNode):
+            values: dict[str, Any] = {}
+            self.mapping(node, path, values)
+            return values
+        if isinstance(node, yaml.SequenceNode):
+            return [self._value(item, (*path, index)) for index, item in enumerate(node.value)]
+        assert isinstance(node, yaml.ScalarNode)
+        return self._scalar(node, path, mark)
+
+    def _scalar(self, node: yaml.ScalarNode, path: KeyPath, mark: Mark) -> Any:
+        text = str(node.value)
+        if node.tag.startswith("tag:yaml.org,2002:python") or node.tag.startswith("!"):
+            self._complain(mark, path, f"the YAML tag {node.tag} is not allowed")
+            return None
+        if refers(text):
+            if reads_file(text):
+                self._document.templates[path] = text
+            try:
+                text = interpolate(text, self._environment)
+            except ValueError as error:
+                self._complain(mark, path, str(error))
+                return Unresolved()
+        if node.style is not None:
+            return text
+        if _YAML11_BOOL.fullmatch(text) or _YAML11_NUMBER.fullmatch(text):
+            self._complain(mark, path, f"YAML tools disagree on what {text} means", f'write true or false, or "{text}"')
+            return Unresolved()
+        return typed(text)
+
+    def _mark(self, node: yaml.Node) -> Mark:
+        return Mark(self._name, node.start_mark.line + 1, node.start_mark.column + 1)
+
+    def _complain(self, mark: Mark, path: KeyPath, message: str, hint: str = "") -> None:
+        self._document.problems.append(Problem(mark, dotted(path), message, hint))
+
+
+class Unresolved:
+    """Stands for a value that has already been complained about: nothing more is said of it."""
+
+
+def typed(text: str) -> Any:
+    """A plain scalar by the YAML 1.2 core schema."""
+    if text in _NULL:
+        return None
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    if _INT.fullmatch(text):
+        return int(text)
+    return float(text) if _FLOAT.fullmatch(text) else text
+
+
+def _merge(base: Document, over: Document, ours: dict[str, Any], theirs: dict[str, Any], path: KeyPath) -> None:
+    for key, value in theirs.items():
+        here = (*path, key)
+        if isinstance(value, dict) and isinstance(ours.get(key), dict):
+            _merge(base, over, ours[key], value, here)
+            continue
+        ours[key] = value
+        for mine, other in (
+            (base.marks, over.marks),
+            (base.key_marks, over.key_marks),
+            (base.templates, over.templates),
+        ):
+            _adopt(mine, other, here)
+    if () not in base.marks or not base.values:
+        base.marks[()] = over.marks.get((), Mark("configuration", 0, 0))
+
+
+def _adopt(mine: dict[KeyPath, Any], other: dict[KeyPath, Any], path: KeyPath) -> None:
+    """Replace everything at and below a path."""
+    length = len(path)
+    for known in [known for known in mine if known[:length] == path]:
+        del mine[known]
+    mine.update({known: value for known, value in other.items() if known[:length] == path})

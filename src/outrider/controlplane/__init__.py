@@ -1,0 +1,7 @@
+"""The control plane: tells the data plane how, and tells people what it did. Ordinary async Python.
+
+compile.py    a resolved configuration to the route table the data plane runs on
+secrets.py    credentials from files, read again when the files change
+telemetry/    metrics, health, logs
+admin/        status and configuration for people on this machine
+"""

@@ -1,0 +1,1 @@
+"""The admin port: status and configuration for people on this machine."""

@@ -1,0 +1,134 @@
+"""The admin port: `/api/v1/status` and `/config`, for people on this machine.
+
+A browser on the same machine can be made to send requests here (DNS rebinding), so the Host must be one of ours,
+no CORS header is ever sent, and with `admin.token` set every request must carry it.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Awaitable, Callable
+from time import monotonic, time
+from typing import Any
+
+from aiohttp import web
+
+from outrider import __version__
+from outrider.config.source import Document, KeyPath, dotted
+from outrider.controlplane.runtime import Runtime
+from outrider.dataplane.cluster import Cluster
+from outrider.dataplane.policies.breaker import OPEN, Breaker
+
+_OUR_HOSTS = frozenset(("127.0.0.1", "localhost", "[::1]", "::1"))
+_SECRET_KEYS = frozenset(("value", "token", "key", "password", "secret"))
+_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def admin_app(runtime: Runtime) -> web.Application:
+    """The admin application."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        host = request.host.rpartition(":")[0] if re.search(r":\d+$", request.host) else request.host
+        token = runtime.resolved.config.admin.token
+        if token is None and host.lower() not in _OUR_HOSTS:
+            raise web.HTTPMisdirectedRequest(text=f"{request.host} is not a name of this admin port\n")
+        if token is not None:
+            given = request.headers.get("authorization", "").removeprefix("Bearer ")
+            if not hmac.compare_digest(given.encode(), token.encode()):
+                raise web.HTTPUnauthorized(text="unauthorized\n", headers={"www-authenticate": "Bearer"})
+        return await handler(request)
+
+    async def status_(request: web.Request) -> web.Response:
+        return web.json_response(status(runtime))
+
+    async def config(request: web.Request) -> web.Response:
+        return web.json_response(redacted(runtime.resolved.document, runtime.resolved.config.observability.redact))
+
+    app = web.Application(middlewares=[guard])
+    app.router.add_get("/api/v1/status", status_)
+    app.router.add_get("/config", config)
+    return app
+
+
+def status(runtime: Runtime) -> dict[str, Any]:
+    """Who runs here, since when, and how the services are doing."""
+    config = runtime.resolved.config
+    breakers = {breaker.name: breaker for breaker in runtime.compiled.breakers}
+    state = "draining" if runtime.proxy.draining else "ready" if runtime.ready else "starting"
+    return {
+        "service": config.service,
+        "instance": runtime.resolved.instance,
+        "version": __version__,
+        "state": state,
+        "uptime_seconds": round(time() - runtime.started, 1),
+        "config_hash": runtime.config_hash,
+        "connections": len(runtime.proxy.connections),
+        "in_flight": runtime.proxy.in_flight,
+        "event_loop_lag_seconds": round(runtime.lag.seconds, 4),
+        "services": {
+            cluster.name: _service_status(cluster, breakers, runtime) for cluster in runtime.compiled.clusters
+        },
+    }
+
+
+def _service_status(cluster: Cluster, breakers: dict[str, Breaker], runtime: Runtime) -> dict[str, Any]:
+    own = [breaker for name, breaker in breakers.items() if name == cluster.name or name.startswith(f"{cluster.name} ")]
+    return {
+        "in_flight": runtime.proxy.in_flight_by_service().get(cluster.name, 0),
+        "balance": cluster.balance,
+        "circuits": {breaker.name: _circuit(breaker) for breaker in own},
+        "endpoints": [
+            {
+                "address": endpoint.name,
+                "in_flight": endpoint.in_flight,
+                "connections": {"open": endpoint.pool.open, "idle": len(endpoint.pool.idle)},
+            }
+            for endpoint in cluster.endpoints
+        ],
+        "attempts": {str(label): count for label, count in cluster.stats.attempts.items()},
+        "retries": dict(cluster.stats.retries),
+        "retries_suppressed": dict(cluster.stats.suppressed),
+    }
+
+
+def _circuit(breaker: Breaker) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "state": breaker.state,
+        "failures_in_window": breaker.failures,
+        "failures_in_a_row": breaker.in_a_row,
+    }
+    if breaker.state == OPEN:
+        shown["probe_in_seconds"] = round(max(0.0, breaker.open_until - monotonic()), 2)
+    return shown
+
+
+def redacted(document: Document, redact: list[str]) -> dict[str, Any]:
+    """The configuration as it was read, secrets hidden, and the place every value came from."""
+    secret_names = {name.lower() for name in redact}
+
+    def hide(value: Any, path: KeyPath) -> Any:
+        if isinstance(value, dict):
+            return {key: hide(inner, (*path, key)) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [hide(inner, (*path, index)) for index, inner in enumerate(value)]
+        last = str(path[-1]).lower()
+        if path in document.templates or last in secret_names or (last in _SECRET_KEYS and path[0] in ("credentials", "admin")):
+            return "***"
+        return _USERINFO.sub("***@", value) if isinstance(value, str) else value
+
+    provenance = {
+        dotted(path): str(mark)
+        for path, mark in document.marks.items()
+        if path and not isinstance(_value(document.values, path), (dict, list))
+    }
+    return {"config": hide(document.values, ()), "provenance": provenance}
+
+
+def _value(values: Any, path: KeyPath) -> Any:
+    for part in path:
+        values = values[part]
+    return values

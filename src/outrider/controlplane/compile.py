@@ -1,0 +1,240 @@
+"""Configuration to route table: the only module that knows both the configuration and the policies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+from outrider.config.resolve import Effective, EffectiveRoute, EffectiveService, Resolved
+from outrider.config.schema import CircuitBreaker
+from outrider.dataplane.cluster import Cluster, Endpoint
+from outrider.dataplane.entropy import ID_FORMATS
+from outrider.dataplane.pipeline import Parts, around_the_call, into_each_attempt, owned_by
+from outrider.dataplane.policies.breaker import Breaker, BreakerSettings, TransitionHook
+from outrider.dataplane.policies.budget import RetryBudget
+from outrider.dataplane.policies.concurrency import ConcurrencyLimit
+from outrider.dataplane.policies.context import Context
+from outrider.dataplane.policies.credentials import Credential
+from outrider.dataplane.policies.deadline import Deadline
+from outrider.dataplane.policies.fallback import Fallback
+from outrider.dataplane.policies.headers import Headers
+from outrider.dataplane.policies.rate_limit import RateLimit
+from outrider.dataplane.policies.retry import Retry
+from outrider.dataplane.policies.template import Template
+from outrider.dataplane.proxy import Limits
+from outrider.dataplane.routing import Route, RouteTable, Service
+from outrider.dataplane.stats import ClusterStats, RouteStats
+from outrider.dataplane.timers import NEVER
+from outrider.errors import ConfigError
+from outrider.model.failure import Phase
+from outrider.model.patterns import PathPattern
+from outrider.model.variables import header_names
+
+DEFAULT_ROUTE = "*"
+# An answer counts as slow, unless told otherwise, when it takes this share of attempt_timeout.
+_SLOW_SHARE = 0.8
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Compiled:
+    """What the data plane runs on, and what the control plane looks at."""
+
+    table: RouteTable
+    limits: Limits
+    noted: frozenset[bytes]
+    clusters: list[Cluster]
+    routes: list[Route]
+    breakers: list[Breaker]
+    credentials: dict[str, Credential]
+    ports: list[tuple[Service, int]] = field(default_factory=list)
+
+
+def compile_config(resolved: Resolved, hooks: tuple[TransitionHook, ...] = ()) -> Compiled:
+    """Build the route table. `hooks` hear every breaker transition. Raises ConfigError for an unusable secret."""
+    return _Compiler(resolved, hooks).run()
+
+
+class _Compiler:
+    def __init__(self, resolved: Resolved, hooks: tuple[TransitionHook, ...]) -> None:
+        self._resolved = resolved
+        self._config = resolved.config
+        self._hooks = hooks
+        self._noted: set[bytes] = set()
+        self._out = Compiled(RouteTable(), self._limits(), frozenset(), [], [], [], self._credentials())
+
+    def run(self) -> Compiled:
+        out = self._out
+        for declared in self._resolved.services:
+            service = self._service(declared)
+            out.table.services[declared.name.encode()] = service
+            for host in (declared.name, *declared.hosts):
+                out.table.hosts[host.lower().encode()] = service
+            if declared.port is not None:
+                out.ports.append((service, declared.port))
+        out.noted = frozenset(self._noted)
+        return out
+
+    def _limits(self) -> Limits:
+        limits = self._config.limits
+        return Limits(**{name: getattr(limits, name) for name in type(limits).model_fields})
+
+    def _credentials(self) -> dict[str, Credential]:
+        document = self._resolved.document
+        made = {}
+        for name, credential in self._resolved.credentials.items():
+            try:
+                made[name] = Credential(credential.header, credential.value)
+            except ValueError as error:
+                document.complain(("credentials", name, "value"), str(error))
+        problems = [problem for problem in document.problems if problem.severity == "error"]
+        if problems:
+            raise ConfigError(problems)
+        return made
+
+    def _service(self, declared: EffectiveService) -> Service:
+        stats = ClusterStats()
+        endpoints = [self._endpoint(url, declared.policy, stats) for url in declared.urls]
+        cluster = Cluster(declared.name, endpoints, declared.policy.balance, stats)
+        self._out.clusters.append(cluster)
+        shared = _Shared()
+        default = self._route(declared, cluster, None, shared)
+        routes = [(PathPattern(route.match), self._route(declared, cluster, route, shared)) for route in declared.routes]
+        return Service(declared.name, default, routes)
+
+    def _endpoint(self, url: str, policy: Effective, stats: ClusterStats) -> Endpoint:
+        parts = urlsplit(url)
+        limits = self._config.limits
+        return Endpoint(
+            parts.hostname or "",
+            parts.port or 80,
+            authority=parts.netloc,
+            base_path=parts.path.rstrip("/"),
+            stats=stats,
+            idle_timeout=policy.idle_timeout,
+            max_head_bytes=limits.header_bytes,
+            max_fields=limits.headers,
+            body_idle=limits.body_idle_timeout,
+        )
+
+    def _route(
+        self, declared: EffectiveService, cluster: Cluster, route: EffectiveRoute | None, shared: _Shared
+    ) -> Route:
+        """One route. Limits and breaker are shared by the whole service, unless the route declares its own."""
+        policy = route.policy if route is not None else declared.policy
+        own = route.own if route is not None else frozenset()
+        name = route.match if route is not None else DEFAULT_ROUTE
+        known = {"service": self._config.service, "target": declared.name, "instance": self._resolved.instance}
+        correlation = policy.correlation
+        templates = {header: Template(str(value), known) for header, value in policy.headers.set.items()}
+        for value in policy.headers.set.values():
+            self._noted.update(header_names(str(value)))
+        self._noted.add(correlation.header.lower().encode())
+        timeout = policy.timeout if policy.timeout is not None else NEVER
+        parts = Parts(
+            deadline=Deadline(timeout, min(policy.attempt_timeout, timeout)),
+            context=Context(correlation.header.encode(), ID_FORMATS[correlation.generate]),
+            headers=Headers(templates, policy.headers.remove),
+            credentials=[self._out.credentials[name] for name in policy.auth],
+            rate_limit=shared.once("rate_limit", own, lambda: self._rate_limit(policy)),
+            concurrency=shared.once("max_in_flight", own, lambda: _concurrency(policy)),
+        )
+        stamps = into_each_attempt(parts)
+        label = declared.name if "circuit_breaker" not in own else f"{declared.name} {name}"
+        made = Route(
+            name=name,
+            cluster=cluster,
+            stats=RouteStats(declared.name, name),
+            policies=around_the_call(parts),
+            stamps=stamps,
+            retry=self._retry(policy, own, shared),
+            breaker=shared.once("circuit_breaker", own, lambda: self._breaker(label, policy)),
+            fallback=_fallback(policy),
+            attempt_timeout=policy.attempt_timeout,
+            connect_timeout=policy.connect_timeout,
+            owned=owned_by(stamps),
+        )
+        self._out.routes.append(made)
+        return made
+
+    def _rate_limit(self, policy: Effective) -> RateLimit | None:
+        limit = policy.rate_limit
+        if limit is None:
+            return None
+        count, period = limit.rate
+        key = limit.key.removeprefix("header:").lower().encode() if limit.key else None
+        if key is not None:
+            self._noted.add(key)
+        unit = {1.0: "s", 60.0: "m", 3600.0: "h"}.get(period, "d")
+        return RateLimit(count, period, limit.burst or max(1, int(count)), key, f"{count:g}/{unit}")
+
+    def _retry(self, policy: Effective, own: frozenset[str], shared: _Shared) -> Retry:
+        retry = policy.retry
+        if retry is None:
+            return Retry(max_retries=0)
+        budget = shared.once("retry", own, lambda: RetryBudget(retry.budget))
+        return Retry(
+            max_retries=retry.max_retries,
+            methods=frozenset(method.encode() for method in retry.methods),
+            on_status=frozenset(retry.on_status),
+            on_errors=frozenset(Phase(error) for error in retry.on_errors),
+            first=retry.backoff[0],
+            cap=retry.backoff[1],
+            budget=budget,
+        )
+
+    def _breaker(self, label: str, policy: Effective) -> Breaker | None:
+        if policy.circuit_breaker is None:
+            return None
+        breaker = Breaker(label, _breaker_settings(policy.circuit_breaker, policy), hooks=self._hooks)
+        self._out.breakers.append(breaker)
+        return breaker
+
+
+class _Shared:
+    """The parts that the routes of one service have in common."""
+
+    def __init__(self) -> None:
+        self._made: dict[str, object] = {}
+
+    def once(self, part: str, own: frozenset[str], make: Callable[[], T]) -> T:
+        """The service's one, or a new one for a route that declares this part itself."""
+        if part in own:
+            return make()
+        if part not in self._made:
+            self._made[part] = make()
+        return self._made[part]  # type: ignore[return-value] # what `make` made under the same name
+
+
+def _concurrency(policy: Effective) -> ConcurrencyLimit | None:
+    return ConcurrencyLimit(policy.max_in_flight) if policy.max_in_flight else None
+
+
+def _breaker_settings(breaker: CircuitBreaker, policy: Effective) -> BreakerSettings:
+    return BreakerSettings(
+        consecutive_failures=breaker.consecutive_failures,
+        failure_rate=breaker.failure_rate,
+        slow_rate=breaker.slow_rate,
+        slow_call=breaker.slow_call if breaker.slow_call is not None else _SLOW_SHARE * policy.attempt_timeout,
+        min_requests=breaker.min_requests,
+        window=breaker.window,
+        open_first=breaker.open_for[0],
+        open_cap=breaker.open_for[1],
+        probes=breaker.probes,
+    )
+
+
+def _fallback(policy: Effective) -> Fallback | None:
+    fallback = policy.fallback
+    if fallback is None:
+        return None
+    headers = [(name.encode(), str(value).encode()) for name, value in fallback.headers.items()]
+    body = b""
+    if fallback.json_ is not None:
+        body = json.dumps(fallback.json_).encode()
+        headers.insert(0, (b"content-type", b"application/json"))
+    return Fallback(fallback.status, headers, body)

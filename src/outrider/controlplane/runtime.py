@@ -1,0 +1,73 @@
+"""What runs: the parts that metrics, health and admin look at, and the upkeep of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections import Counter
+from time import monotonic, time
+from typing import TYPE_CHECKING
+
+from outrider.config.resolve import Resolved
+from outrider.controlplane.compile import Compiled, compile_config
+from outrider.controlplane.secrets import Secrets
+from outrider.controlplane.telemetry.logs import AccessLog, Logs
+from outrider.dataplane.proxy import Proxy
+
+if TYPE_CHECKING:
+    from outrider.dataplane.routing import Route
+
+log = logging.getLogger("outrider")
+
+
+class LoopLag:
+    """How late the event loop runs things, in seconds: the largest of the last look."""
+
+    _INTERVAL = 0.5
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    async def watch(self) -> None:
+        """Measure again and again, until cancelled."""
+        while True:
+            due = monotonic() + self._INTERVAL
+            await asyncio.sleep(self._INTERVAL)
+            self.seconds = max(0.0, monotonic() - due)
+
+
+class Runtime:
+    """One running sidecar: its configuration, its data plane, and what is known about both."""
+
+    def __init__(self, resolved: Resolved, loop: asyncio.AbstractEventLoop, logs: Logs | None = None) -> None:
+        """Raises ConfigError if the configuration cannot be compiled."""
+        self.resolved = resolved
+        self.started = time()
+        self.transitions: Counter[tuple[str, str, str]] = Counter()
+        self.compiled: Compiled = compile_config(resolved, hooks=(self._on_transition,))
+        config = resolved.config
+        options = config.observability.log
+        self.access = AccessLog(config.service, options.access, query=options.query, logs=logs)
+        self.proxy = Proxy(
+            loop,
+            self.compiled.table,
+            self.compiled.limits,
+            noted=self.compiled.noted,
+            report=self.access,
+            report_all=self.access.wants_all,
+        )
+        self.secrets = Secrets(resolved, self.compiled.credentials)
+        self.lag = LoopLag()
+        self.ready = False
+        text = json.dumps(resolved.document.values, sort_keys=True, default=str)
+        self.config_hash = hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def all_routes(self) -> list[Route]:
+        """Every route, and the one for requests that reach none."""
+        return [*self.compiled.routes, self.proxy.no_route]
+
+    def _on_transition(self, name: str, old: str, new: str) -> None:
+        self.transitions[name, old, new] += 1
+        log.warning("circuit %s: %s", name, new, extra={"fields": {"circuit": name, "from": old, "to": new}})

@@ -1,0 +1,152 @@
+"""`/metrics`: a Prometheus collector over the data plane's slots, read when it is scraped."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Iterator
+
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from outrider import __version__
+from outrider.controlplane.runtime import Runtime
+from outrider.dataplane.policies.breaker import CLOSED, HALF_OPEN, OPEN
+from outrider.dataplane.stats import BUCKETS, Histogram
+
+_MAX_SERIES = 5000
+
+
+class OutriderCollector(Collector):
+    """All of Outrider's own metrics. At most 5,000 series; what goes beyond is dropped and counted."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def collect(self) -> Iterable[Metric]:
+        room = _MAX_SERIES
+        dropped = 0
+        for metric in self._metrics():
+            if len(metric.samples) > room:
+                dropped += len(metric.samples) - room
+                metric.samples = metric.samples[:room]
+            room -= len(metric.samples)
+            yield metric
+        yield _counter("outrider_metric_series_dropped", "Series left out of this page", [], [((), dropped)])
+
+    def _metrics(self) -> Iterator[Metric]:
+        yield from self._of_this_process()
+        yield from self._of_calls()
+        yield from self._of_attempts()
+        yield from self._of_targets()
+
+    def _of_this_process(self) -> Iterator[Metric]:
+        runtime = self._runtime
+        stats = runtime.proxy.stats
+        build = ((__version__, platform.python_version()), 1)
+        yield _gauge("outrider_build_info", "The running version", ["version", "python"], [build])
+        yield _gauge("outrider_config_info", "The running configuration", ["hash"], [((runtime.config_hash,), 1)])
+        yield _gauge("outrider_event_loop_lag_seconds", "How late the event loop is", [], [((), runtime.lag.seconds)])
+        connections = [((), len(runtime.proxy.connections))]
+        yield _gauge("outrider_downstream_connections", "Connections from the app", [], connections)
+        refused = [((), stats.refused_connections)]
+        yield _counter("outrider_downstream_connections_refused", "Connections beyond the limit", [], refused)
+        yield _counter("outrider_internal_errors", "Calls that a bug in Outrider failed", [], [((), stats.policy_errors)])
+        dropped = [((), runtime.access.dropped)]
+        yield _counter("outrider_log_lines_dropped", "Log lines that nobody took in time", [], dropped)
+        ages = [((name,), age) for name, age in runtime.secrets.ages().items()]
+        yield _gauge("outrider_credential_age_seconds", "Since a credential took its value", ["credential"], ages)
+
+    def _of_calls(self) -> Iterator[Metric]:
+        runtime = self._runtime
+        requests = CounterMetricFamily(
+            "outrider_requests", "Finished calls", labels=["service", "route", "method", "code", "outcome"]
+        )
+        durations = HistogramMetricFamily(
+            "outrider_request_duration_seconds", "Calls, from first byte in to last byte out", labels=["service", "route"]
+        )
+        for route in runtime.all_routes():
+            stats = route.stats
+            for (method, status, outcome), count in list(stats.requests.items()):
+                requests.add_metric([stats.service, stats.route, method.decode(), str(status), outcome], count)
+            durations.add_metric([stats.service, stats.route], *_buckets(stats.duration))
+        yield requests
+        yield durations
+        overhead = HistogramMetricFamily("outrider_overhead_seconds", "What Outrider itself adds to a call")
+        overhead.add_metric([], *_buckets(runtime.proxy.stats.overhead))
+        yield overhead
+        in_flight = runtime.proxy.in_flight_by_service()
+        rows = [((cluster.name,), in_flight.get(cluster.name, 0)) for cluster in runtime.compiled.clusters]
+        yield _gauge("outrider_in_flight_requests", "Calls under way", ["service"], rows)
+
+    def _of_attempts(self) -> Iterator[Metric]:
+        clusters = self._runtime.compiled.clusters
+        attempts: dict[tuple[str, str], int] = {}
+        for cluster in clusters:
+            for label, count in cluster.stats.attempts.items():
+                result = f"{label // 100}xx" if isinstance(label, int) else label
+                attempts[cluster.name, result] = attempts.get((cluster.name, result), 0) + count
+        yield _counter("outrider_attempts", "Attempts by result", ["service", "result"], list(attempts.items()))
+        for name, text, attribute, label in (
+            ("outrider_retries", "Retries by reason", "retries", "reason"),
+            ("outrider_retries_suppressed", "Retries not made, by reason", "suppressed", "reason"),
+            ("outrider_upstream_connects", "Connections made or failed", "connects", "result"),
+        ):
+            rows = [((c.name, key), count) for c in clusters for key, count in getattr(c.stats, attribute).items()]
+            yield _counter(name, text, ["service", label], rows)
+
+    def _of_targets(self) -> Iterator[Metric]:
+        runtime = self._runtime
+        states = [
+            ((breaker.name, state), int(breaker.state == state))
+            for breaker in runtime.compiled.breakers
+            for state in (CLOSED, OPEN, HALF_OPEN)
+        ]
+        yield _gauge("outrider_circuit_state", "1 for the state a circuit is in", ["service", "state"], states)
+        moves = [((name, old, new), count) for (name, old, new), count in runtime.transitions.items()]
+        yield _counter("outrider_circuit_transitions", "Changes of state", ["service", "from", "to"], moves)
+        clusters = runtime.compiled.clusters
+        endpoints = [((cluster.name, "ready"), len(cluster.endpoints)) for cluster in clusters]
+        yield _gauge("outrider_endpoints", "Endpoints by state", ["service", "state"], endpoints)
+        connections = []
+        for cluster in clusters:
+            idle = sum(len(endpoint.pool.idle) for endpoint in cluster.endpoints)
+            open_ = sum(endpoint.pool.open for endpoint in cluster.endpoints)
+            connections += [((cluster.name, "idle"), idle), ((cluster.name, "active"), open_ - idle)]
+        yield _gauge("outrider_upstream_connections", "Connections to targets", ["service", "state"], connections)
+
+
+def registry(runtime: Runtime) -> CollectorRegistry:
+    """Everything that /metrics shows: ours, and the process's."""
+    collected = CollectorRegistry()
+    collected.register(OutriderCollector(runtime))
+    ProcessCollector(registry=collected)
+    PlatformCollector(registry=collected)
+    return collected
+
+
+_Rows = Iterable[tuple[tuple[str, ...], float]]
+
+
+def _gauge(name: str, text: str, labels: list[str], rows: _Rows) -> GaugeMetricFamily:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for values, number in rows:
+        family.add_metric(list(values), number)
+    return family
+
+
+def _counter(name: str, text: str, labels: list[str], rows: _Rows) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=labels)
+    for values, number in rows:
+        family.add_metric(list(values), number)
+    return family
+
+
+def _buckets(histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
+    """Cumulative buckets and sum, as the exposition wants them."""
+    total = 0
+    rows = []
+    for edge, count in zip((*map(str, BUCKETS), "+Inf"), histogram.counts, strict=True):
+        total += count
+        rows.append((edge, float(total)))
+    return rows, histogram.sum
