@@ -115,7 +115,7 @@ async def _run(resolved: Resolved, logs: Logs) -> int:
     await app.start()
     gc.collect()
     gc.freeze()  # what lives as long as the process need not be looked at again
-    details = {"version": __version__, "service": resolved.config.service, "ports": app.ports}
+    details: dict[str, object] = {"version": __version__, "service": resolved.config.service, "ports": app.ports}
     details["started_in_ms"] = round((monotonic() - began) * 1000)
     log.info("ready", extra={"fields": details})
     try:

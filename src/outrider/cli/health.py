@@ -7,7 +7,6 @@ import socket
 import sys
 from typing import Any
 
-
 _TIMEOUT = 2.0
 
 

@@ -14,7 +14,9 @@ from outrider.errors import EXIT_USAGE, ConfigError, OutriderError
 @click.command(name="run", context_settings={"ignore_unknown_options": False})
 @configuration
 @click.argument("wrapped", nargs=-1, metavar="")
-def command(paths: tuple[str, ...], services: tuple[str, ...], settings: tuple[str, ...], wrapped: tuple[str, ...]) -> None:
+def command(
+    paths: tuple[str, ...], services: tuple[str, ...], settings: tuple[str, ...], wrapped: tuple[str, ...]
+) -> None:
     """Run the sidecar until SIGTERM. A configuration with errors never starts."""
     from outrider.app import die, run
 

@@ -62,7 +62,9 @@ def _find(paths: Sequence[str], environment: Mapping[str, str], optional: bool) 
         return []
     places = ", ".join(SEARCH)
     message = f"no configuration found: tried -c, OUTRIDER_CONFIG, {places}"
-    raise ConfigError([Problem(Mark("outrider.yaml", 0, 0), "", message, "give one with -c FILE or --service NAME=URL")])
+    raise ConfigError(
+        [Problem(Mark("outrider.yaml", 0, 0), "", message, "give one with -c FILE or --service NAME=URL")]
+    )
 
 
 def _expand(path: Path) -> list[Path]:
@@ -144,10 +146,9 @@ def _translate_all(document: Document, items: list[Any]) -> None:
     paths = [_real_path(document.values, item["loc"]) for item in items]
     for item, path in zip(items, paths, strict=True):
         below = any(other[: len(path)] == path for other in paths if other is not path and other != path)
-        if item["type"] == "literal_error" and item["ctx"]["expected"] == "False":
-            # `false` is one member of a union; what the other member says is what was meant.
-            if below or paths.count(path) > 1:
-                continue
+        off_switch = item["type"] == "literal_error" and item["ctx"]["expected"] == "False"
+        if off_switch and (below or paths.count(path) > 1):
+            continue  # `false` is one member of a union; what the other member says is what was meant
         _translate(document, item, path)
 
 
@@ -204,10 +205,9 @@ def _real_path(values: Any, loc: tuple[str | int, ...]) -> KeyPath:
     """A pydantic location less what names a union member or validator rather than a key of ours."""
     path: list[str | int] = []
     for part in loc:
-        if isinstance(values, dict) and part in values:
-            path.append(part)
-            values = values[part]
-        elif isinstance(values, list) and isinstance(part, int) and part < len(values):
+        in_map = isinstance(values, dict) and part in values
+        in_list = isinstance(values, list) and isinstance(part, int) and part < len(values)
+        if in_map or in_list:
             path.append(part)
             values = values[part]
     return tuple(path)

@@ -124,9 +124,7 @@ def _service(config: Config, document: Document, name: str, service: Service) ->
     for index, route in enumerate(service.routes):
         at = (*here, "routes", index)
         own = _declared(route)
-        routes.append(
-            EffectiveRoute(route.match, _effective(config, document, at, [*layers, own]), frozenset(own))
-        )
+        routes.append(EffectiveRoute(route.match, _effective(config, document, at, [*layers, own]), frozenset(own)))
         shadow = next((other for other in service.routes[:index] if _covers(other.match, route.match)), None)
         if shadow is not None:
             message = f"never reached: {shadow.match} stands before it and matches everything it would"
@@ -200,7 +198,11 @@ def _built(model: type[Any], values: dict[str, Any] | bool | None) -> Any:
 
 def _check_times(document: Document, at: KeyPath, policy: Effective) -> None:
     """Timeouts that cannot work together."""
-    if policy.timeout is not None and policy.attempt_timeout > policy.timeout and _written(document, at, "attempt_timeout"):
+    if (
+        policy.timeout is not None
+        and policy.attempt_timeout > policy.timeout
+        and _written(document, at, "attempt_timeout")
+    ):
         message = "attempt_timeout is longer than timeout: no attempt can ever take that long"
         document.complain((*at, "attempt_timeout"), message, "shorten it, or raise timeout", warn=True)
     retry = policy.retry

@@ -39,9 +39,7 @@ DurationRange = Annotated[
 ]
 """First and cap in seconds, written `50ms..500ms`."""
 
-Size = Annotated[
-    int, BeforeValidator(_parsed(parse_size)), _pattern(r"^\d+(\.\d+)? ?(B|[KMG]iB|[kKMG]B)$", "64KiB")
-]
+Size = Annotated[int, BeforeValidator(_parsed(parse_size)), _pattern(r"^\d+(\.\d+)? ?(B|[KMG]iB|[kKMG]B)$", "64KiB")]
 """Bytes, written `64KiB`, `10MiB`."""
 
 Share = Annotated[float, BeforeValidator(_parsed(parse_share)), _pattern(r"^\d+(\.\d+)?%$", "20%")]

@@ -153,9 +153,7 @@ Listen = Annotated[
 ]
 Url = Annotated[str, BeforeValidator(_url)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
-HeaderValue = Annotated[
-    str, BeforeValidator(_header_value), WithJsonSchema({"type": ["string", "number"]})
-]
+HeaderValue = Annotated[str, BeforeValidator(_header_value), WithJsonSchema({"type": ["string", "number"]})]
 Status = Annotated[int, Field(ge=100, le=599)]
 Switch = Literal[False]
 
@@ -163,7 +161,7 @@ Switch = Literal[False]
 class Admin(Base):
     listen: Listen = ("127.0.0.1", 4101)
     """Where the admin port listens. Loopback only, unless a token is set."""
-    token: str | None = Field(None, min_length=16)
+    token: Annotated[str, Field(min_length=16)] | None = None
     """Bearer token that every request must carry; none if left out."""
 
 
@@ -323,13 +321,13 @@ class Service(PolicyFields):
 class Limits(Base):
     header_bytes: Size = 64 * 1024
     """Largest head of a request or of an answer."""
-    headers: int = Field(100, ge=1)
+    headers: Annotated[int, Field(ge=1)] = 100
     """Most fields in a head."""
     body_bytes: Size = 10 * 1024 * 1024
     """Largest request body."""
     replay_bytes: Size = 64 * 1024
     """How much of a request body is kept for another attempt."""
-    downstream_connections: int = Field(1024, ge=1)
+    downstream_connections: Annotated[int, Field(ge=1)] = 1024
     """Most connections from the app."""
     header_timeout: Duration = 10.0
     """How long a request head may take."""

@@ -125,9 +125,13 @@ class _Reader:
             key = str(key_node.value)
             here = (*path, key)
             if key_node.style is None and _YAML11_BOOL.fullmatch(key):
-                self._complain(mark, here, f"YAML 1.1 tools read the key {key} as true or false", f'write "{key}" in quotes')
+                self._complain(
+                    mark, here, f"YAML 1.1 tools read the key {key} as true or false", f'write "{key}" in quotes'
+                )
             if key in seen:
-                self._complain(mark, here, f"this key is already there in line {seen[key].line}", "remove one of the two")
+                self._complain(
+                    mark, here, f"this key is already there in line {seen[key].line}", "remove one of the two"
+                )
                 continue
             seen[key] = mark
             self._document.key_marks[here] = mark
@@ -155,7 +159,9 @@ class _Reader:
         mark = self._document.marks[path] = self._mark(node)
         if self._nodes > _MAX_NODES or len(path) > _MAX_DEPTH:
             if self._nodes <= _MAX_NODES + 1:
-                self._complain(mark, path, "the configuration is too large or too deep; do aliases refer to themselves?")
+                self._complain(
+                    mark, path, "the configuration is too large or too deep; do aliases refer to themselves?"
+                )
             self._nodes = _MAX_NODES + 1
             return None
         if isinstance(node, yaml.MappingNode):

@@ -103,7 +103,9 @@ class _Compiler:
         self._out.clusters.append(cluster)
         shared = _Shared()
         default = self._route(declared, cluster, None, shared)
-        routes = [(PathPattern(route.match), self._route(declared, cluster, route, shared)) for route in declared.routes]
+        routes = [
+            (PathPattern(route.match), self._route(declared, cluster, route, shared)) for route in declared.routes
+        ]
         return Service(declared.name, default, routes)
 
     def _endpoint(self, url: str, policy: Effective, stats: ClusterStats) -> Endpoint:

@@ -16,7 +16,7 @@ from outrider.dataplane.policies.retry import unsent
 from outrider.dataplane.wire import request_head
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Response
-from outrider.model.outcome import NEUTRAL, Outcome
+from outrider.model.outcome import Outcome
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call

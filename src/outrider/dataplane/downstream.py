@@ -207,9 +207,7 @@ class Downstream(asyncio.Protocol):
         seconds = monotonic() - call.started
         overhead = seconds - call.waited - call.paused
         extra = b"%b%b\r\n" % (_ATTEMPTS[min(call.attempts, 11)], _milliseconds(overhead))
-        self._transport.write(
-            reply_bytes(reply, extra, head_only=call.method == b"HEAD", close=self._close_after)
-        )
+        self._transport.write(reply_bytes(reply, extra, head_only=call.method == b"HEAD", close=self._close_after))
 
     def write_interim(self, response: Response) -> None:
         """An informational answer, if the app can take it: never to HTTP/1.0, and 100 only when it asked."""
@@ -386,7 +384,7 @@ class Downstream(asyncio.Protocol):
         elif not self._skip_head:
             self._in_head = True
             self._head_bytes = 0
-            call = self._incoming = Call(self, url, monotonic())
+            self._incoming = Call(self, url, monotonic())
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # otherwise a trailer: not passed on, never merged (RFC 9110 §6.5.1)
@@ -469,7 +467,7 @@ class Downstream(asyncio.Protocol):
                 if lower in noted:
                     if lower == b"host":
                         return Failure(Kind.BAD_REQUEST, "the request has two Host headers")
-                    value = noted[lower] + b", " + value  # noqa: PLW2901 - one value, as RFC 9110 §5.3 combines them
+                    value = noted[lower] + b", " + value
                 noted[lower] = value
         target = call.target
         if target[:1] != b"/" or not target.isascii() or b"#" in target or call.method in _REFUSED_METHODS:
@@ -644,4 +642,3 @@ def _retried_line(call: Call, response: Response) -> bytes:
     hop = attempt.endpoint.name if attempt is not None and attempt.endpoint is not None else ""
     received = f"; received-status={response.status}" if response.status >= 500 else ""
     return f'proxy-status: outrider; next-hop="{hop}"{received}; details="attempt {call.attempts}"\r\n'.encode()
-

@@ -34,7 +34,19 @@ class Sink(Protocol):
 class RequestBody:
     """One request body. `limit` (bytes) bounds what is kept for replay; `size` is what has arrived so far."""
 
-    __slots__ = ("chunked", "complete", "kept", "limit", "paused", "pending", "replayable", "sent", "sink", "size", "source")
+    __slots__ = (
+        "chunked",
+        "complete",
+        "kept",
+        "limit",
+        "paused",
+        "pending",
+        "replayable",
+        "sent",
+        "sink",
+        "size",
+        "source",
+    )
 
     def __init__(self, source: Source, limit: int, chunked: bool) -> None:
         self.source = source

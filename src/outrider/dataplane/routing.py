@@ -94,9 +94,9 @@ class RouteTable:
         if target[0] != 0x2F:
             authority, target = split_absolute(target)
             host = authority or host
-            if authority and dedicated is None and self._host(authority) is None:
-                if bare_host(authority) not in _LOOPBACK:
-                    return self._unknown(authority)
+            foreign = authority and self._host(authority) is None and bare_host(authority) not in _LOOPBACK
+            if foreign and dedicated is None:
+                return self._unknown(authority)
         if dedicated is not None:
             return dedicated, target, b""
         if len(noted) > 1 and (named := noted.get(b"x-outrider-service") or noted.get(b"dapr-app-id")):

@@ -440,4 +440,3 @@ class Upstream(Protocol):
         if self.alive:
             self.alive = False
             self._endpoint.pool.forget(self)
-

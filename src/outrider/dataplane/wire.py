@@ -50,9 +50,7 @@ def nominated_fields(connection: bytes) -> frozenset[bytes]:
     return frozenset(token.strip() for token in value.split(b",")) - _PLAIN_CONNECTION
 
 
-def request_head(
-    call: Call, endpoint: Endpoint, owned: frozenset[bytes], lines: list[bytes], expect: bool
-) -> bytes:
+def request_head(call: Call, endpoint: Endpoint, owned: frozenset[bytes], lines: list[bytes], expect: bool) -> bytes:
     """The head sent to a target: the app's own fields, then the lines our policies wrote.
 
     `owned` are the names that policies of this route write (with REQUEST_OWNED): what the app sent under these

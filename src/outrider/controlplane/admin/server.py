@@ -116,7 +116,11 @@ def redacted(document: Document, redact: list[str]) -> dict[str, Any]:
         if isinstance(value, list):
             return [hide(inner, (*path, index)) for index, inner in enumerate(value)]
         last = str(path[-1]).lower()
-        if path in document.templates or last in secret_names or (last in _SECRET_KEYS and path[0] in ("credentials", "admin")):
+        if (
+            path in document.templates
+            or last in secret_names
+            or (last in _SECRET_KEYS and path[0] in ("credentials", "admin"))
+        ):
             return "***"
         return _USERINFO.sub("***@", value) if isinstance(value, str) else value
 

@@ -51,7 +51,9 @@ class OutriderCollector(Collector):
         yield _gauge("outrider_downstream_connections", "Connections from the app", [], connections)
         refused = [((), stats.refused_connections)]
         yield _counter("outrider_downstream_connections_refused", "Connections beyond the limit", [], refused)
-        yield _counter("outrider_internal_errors", "Calls that a bug in Outrider failed", [], [((), stats.policy_errors)])
+        yield _counter(
+            "outrider_internal_errors", "Calls that a bug in Outrider failed", [], [((), stats.policy_errors)]
+        )
         dropped = [((), runtime.access.dropped)]
         yield _counter("outrider_log_lines_dropped", "Log lines that nobody took in time", [], dropped)
         ages = [((name,), age) for name, age in runtime.secrets.ages().items()]
@@ -63,7 +65,9 @@ class OutriderCollector(Collector):
             "outrider_requests", "Finished calls", labels=["service", "route", "method", "code", "outcome"]
         )
         durations = HistogramMetricFamily(
-            "outrider_request_duration_seconds", "Calls, from first byte in to last byte out", labels=["service", "route"]
+            "outrider_request_duration_seconds",
+            "Calls, from first byte in to last byte out",
+            labels=["service", "route"],
         )
         for route in runtime.all_routes():
             stats = route.stats

@@ -24,15 +24,11 @@ class Headers:
 
     def __init__(self, set_: Mapping[str, Template], remove: Iterable[str]) -> None:
         constant = b"".join(
-            b"%b: %b\r\n" % (name.encode(), template.constant)
-            for name, template in set_.items()
-            if template.constant
+            b"%b: %b\r\n" % (name.encode(), template.constant) for name, template in set_.items() if template.constant
         )
         # One block per attempt number, ready to send.
         self._lines = [b"%bx-outrider-attempt: %d\r\n" % (constant, number) for number in range(_MOST_ATTEMPTS + 1)]
-        self._dynamic = [
-            (name.encode(), template) for name, template in set_.items() if template.constant is None
-        ]
+        self._dynamic = [(name.encode(), template) for name, template in set_.items() if template.constant is None]
         self.owned = frozenset(name.lower().encode() for name in (*set_, *remove, "x-outrider-attempt"))
 
     def stamp(self, attempt: Attempt) -> bytes:

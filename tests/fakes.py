@@ -1,0 +1,103 @@
+"""Fakes for pure tests: a clock that is moved by hand, and calls and attempts without sockets."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from outrider.dataplane.attempt import Attempt
+from outrider.dataplane.call import Call
+from outrider.dataplane.cluster import Cluster, Endpoint
+from outrider.dataplane.policies.retry import Retry
+from outrider.dataplane.replay import RequestBody
+from outrider.dataplane.routing import Route
+from outrider.dataplane.stats import ClusterStats, RouteStats
+from outrider.dataplane.timers import NEVER
+from outrider.model.failure import Failure
+from outrider.model.messages import Response
+
+
+class Clock:
+    """Monotonic seconds that pass only when told."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def make_cluster(name: str = "user", endpoints: int = 1, balance: str = "least-requests") -> Cluster:
+    stats = ClusterStats()
+    made = [
+        Endpoint("127.0.0.1", 3001 + index, authority=f"127.0.0.1:{3001 + index}", stats=stats)
+        for index in range(endpoints)
+    ]
+    return Cluster(name, made, balance, stats)
+
+
+def make_route(cluster: Cluster | None = None, **parts: Any) -> Route:
+    cluster = cluster or make_cluster()
+    values: dict[str, Any] = {
+        "name": "*",
+        "cluster": cluster,
+        "stats": RouteStats(cluster.name, "*"),
+        "policies": (),
+        "stamps": (),
+        "retry": Retry(),
+        "breaker": None,
+        "fallback": None,
+        "attempt_timeout": 5.0,
+        "connect_timeout": 1.0,
+    }
+    return Route(**{**values, **parts})
+
+
+def make_call(
+    method: bytes = b"GET",
+    headers: dict[bytes, bytes] | None = None,
+    *,
+    route: Route | None = None,
+    now: float = 1000.0,
+    body: RequestBody | None = None,
+    timeout: float = 10.0,
+) -> Call:
+    """A call as the policies see it. `headers` are noted under their lower-case names."""
+    call = Call(cast(Any, None), b"/", now)
+    call.method = method
+    call.path = b"/"
+    for name, value in (headers or {}).items():
+        call.fields.append((name.lower(), name, value))
+        call.noted[name.lower()] = value
+    call.route = route or make_route()
+    call.deadline = now + timeout if timeout else NEVER
+    call.body = body
+    return call
+
+
+def make_attempt(
+    call: Call | None = None,
+    result: Response | Failure | None = None,
+    *,
+    number: int = 1,
+    latency: float = 0.01,
+    now: float | None = None,
+) -> Attempt:
+    """An attempt that has ended with `result`, `latency` seconds after `now`."""
+    call = call or make_call()
+    attempt = Attempt(call, number, call.started if now is None else now)
+    attempt.answered = attempt.started + latency
+    attempt.admitted = True
+    if result is not None:
+        attempt.result = result
+    return attempt
+
+
+def make_response(status: int, retry_after: bytes | None = None) -> Response:
+    response = Response()
+    response.status = status
+    response.retry_after = retry_after
+    response.complete = True
+    return response
