@@ -166,7 +166,7 @@ class Admin(Base):
 
 
 class Telemetry(Base):
-    listen: Listen = ("0.0.0.0", 4102)  # noqa: S104 - Prometheus and the kubelet reach the pod's address
+    listen: Listen = ("0.0.0.0", 4102)
     """Where /metrics, /healthz and /readyz are served."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from outrider.dataplane.upstream import Upstream
 from outrider.model.failure import Failure, Kind
@@ -25,9 +25,9 @@ async def dial(endpoint: Endpoint, timers: Timers, timeout: float) -> Upstream |
     name = endpoint.name
     try:
         async with asyncio.timeout(timeout):
-            _, connection = await loop.create_connection(
-                lambda: Upstream(endpoint, timers), endpoint.host, endpoint.port
-            )
+            protocol = cast(asyncio.Protocol, Upstream(endpoint, timers))
+            await loop.create_connection(lambda: protocol, endpoint.host, endpoint.port)
+            connection = cast(Upstream, protocol)
     except TimeoutError:
         detail = f"no connection to {name} within {format_duration(timeout)}"
         failure = Failure(Kind.CONNECT_TIMEOUT, detail, endpoint=name)

@@ -55,8 +55,11 @@ _TENTHS = [b"%d.%d" % divmod(n, 10) for n in range(1000)]
 _OVER_LIMIT = Failure(Kind.OVERLOADED, "limits.downstream_connections is reached", retry_after=1.0)
 
 
-class Downstream(asyncio.Protocol):
-    """A connection from the app. `dedicated` is the service of the port it came in on, if that has one."""
+class Downstream:
+    """A connection from the app. `dedicated` is the service of the port it came in on, if that has one.
+
+    An asyncio.Protocol in all but name: a base class that is not compiled would cost what compiling gains.
+    """
 
     __slots__ = (
         "_active",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from outrider.dataplane.downstream import Downstream
 
@@ -29,7 +29,7 @@ class Listener:
     async def open(self, host: str, port: int, dedicated: Service | None = None) -> int:
         """Bind and accept; returns the port, which the system chooses for 0. Raises OSError."""
         server = await self._proxy.loop.create_server(
-            lambda: Downstream(self._proxy, dedicated),
+            lambda: cast(asyncio.Protocol, Downstream(self._proxy, dedicated)),
             host,
             port,
             backlog=_BACKLOG,

@@ -9,10 +9,9 @@ flows from this connection to the app's without waking anyone.
 
 from __future__ import annotations
 
-from asyncio import Protocol, Transport
+from asyncio import Transport
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
-from typing import Protocol as Interface
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import httptools
 
@@ -32,7 +31,7 @@ _NO_ANSWER = {
 }
 
 
-class ResponseSink(Interface):
+class ResponseSink(Protocol):
     """Where a response body goes: the app's connection."""
 
     write_paused: bool
@@ -46,8 +45,8 @@ class ResponseSink(Interface):
         """Bytes written but not yet taken by the app's side."""
 
 
-class Upstream(Protocol):
-    """A connection to an endpoint, with at most one exchange at a time."""
+class Upstream:
+    """A connection to an endpoint, with at most one exchange at a time. An asyncio.Protocol in all but name."""
 
     __slots__ = (
         "_clean",

@@ -1,0 +1,259 @@
+"""Timers: nothing fires early, everything fires, and what is moved later costs nothing."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from outrider.dataplane.timers import NEVER, Timers
+from tests.fakes import Clock
+
+TICK = 0.002  # how late a timer may be: they are coarse on purpose
+
+
+class Handle:
+    """What `call_later` returns."""
+
+    def __init__(self) -> None:
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Loop:
+    """An event loop reduced to `call_later`, on a clock that is moved by hand."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.scheduled = 0
+        self._calls: list[tuple[float, int, Handle, Callable[[], None]]] = []
+
+    def call_later(self, delay: float, call: Callable[[], None]) -> Handle:
+        self.scheduled += 1
+        handle = Handle()
+        heapq.heappush(self._calls, (self.clock() + delay, self.scheduled, handle, call))
+        return handle
+
+    def run(self, seconds: float) -> None:
+        """Let so much time pass, and make every call that is due in it at its time."""
+        end = self.clock() + seconds
+        while self._calls and self._calls[0][0] <= end:
+            when, _, handle, call = heapq.heappop(self._calls)
+            self.clock.now = max(self.clock.now, when)
+            if not handle.cancelled:
+                call()
+        self.clock.now = end
+
+
+class Waiting:
+    """Something that waits, and remembers when it was told."""
+
+    def __init__(self, on_expiry: Callable[[], None] = lambda: None) -> None:
+        self.due = self.wake = NEVER
+        self.told: list[float] = []
+        self._on_expiry = on_expiry
+
+    def expired(self, now: float) -> None:
+        assert self.due == NEVER
+        self.told.append(now)
+        self._on_expiry()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def loop(clock: Clock) -> Loop:
+    return Loop(clock)
+
+
+@pytest.fixture
+def timers(loop: Loop, clock: Clock) -> Timers:
+    return Timers(cast(Any, loop), clock)
+
+
+def test_fires_soon_after_its_time_and_not_before(loop: Loop, clock: Clock, timers: Timers) -> None:
+    """A wait ends within a few milliseconds after its time, once."""
+    waiting = Waiting()
+    timers.arm(waiting, clock() + 5)
+    loop.run(4.999)
+    assert waiting.told == []
+    loop.run(10)
+    assert waiting.told == [pytest.approx(1005, abs=TICK)]
+
+
+def test_never_after_being_disarmed(loop: Loop, clock: Clock, timers: Timers) -> None:
+    """What sets its `due` to NEVER is not told."""
+    waiting = Waiting()
+    timers.arm(waiting, clock() + 5)
+    waiting.due = NEVER
+    loop.run(10)
+    assert waiting.told == []
+
+
+def test_can_be_armed_again_after_being_disarmed(loop: Loop, clock: Clock, timers: Timers) -> None:
+    """A wait that was called off can begin anew, before or after its old time."""
+    waiting = Waiting()
+    for _ in range(2):
+        timers.arm(waiting, clock() + 5)
+        loop.run(1)
+        waiting.due = NEVER
+    loop.run(20)
+    timers.arm(waiting, clock() + 1)
+    loop.run(2)
+    assert len(waiting.told) == 1
+
+
+def test_moved_later_by_storing_a_later_time(loop: Loop, clock: Clock, timers: Timers) -> None:
+    """A later `due` holds although nobody told the timers."""
+    waiting = Waiting()
+    timers.arm(waiting, clock() + 5)
+    loop.run(4)
+    waiting.due = clock() + 5
+    loop.run(4.9)
+    assert waiting.told == []
+    loop.run(1)
+    assert waiting.told == [pytest.approx(1009, abs=TICK)]
+
+
+def test_moved_earlier(loop: Loop, clock: Clock, timers: Timers) -> None:
+    """Armed for earlier than before, a wait ends at the earlier time, and the old entry does nothing."""
+    waiting = Waiting()
+    timers.arm(waiting, clock() + 9)
+    timers.arm(waiting, clock() + 2)
+    loop.run(20)
+    assert waiting.told == [pytest.approx(1002, abs=TICK)]
+
+
+def test_an_old_entry_does_not_end_a_new_wait_early(loop: Loop, clock: Clock, timers: Timers) -> None:
+    """Moved earlier, ended, and armed anew across the old time: the new time holds."""
+    waiting = Waiting()
+    timers.arm(waiting, clock() + 9)
+    timers.arm(waiting, clock() + 2)
+    loop.run(3)
+    timers.arm(waiting, clock() + 10)
+    loop.run(9.9)
+    assert len(waiting.told) == 1
+    loop.run(1)
+    assert waiting.told[1:] == [pytest.approx(1013, abs=TICK)]
+
+
+def test_a_thousand_re_arms_for_later_touch_the_loop_once_per_period(loop: Loop, clock: Clock, timers: Timers) -> None:
+    """A connection that is re-armed on every call costs the loop one timer per period, not one per call."""
+    waiting = Waiting()
+    for _ in range(1000):
+        timers.arm(waiting, clock() + 5)
+        loop.run(0.01)
+    assert waiting.told == []
+    assert loop.scheduled <= 4
+
+
+def test_may_be_armed_anew_while_being_told(loop: Loop, clock: Clock, timers: Timers) -> None:
+    """Something that is told may arm itself or others at once."""
+    other = Waiting()
+
+    def again() -> None:
+        if len(waiting.told) < 3:
+            timers.arm(waiting, clock() + 1)
+        timers.arm(other, clock() + 1)
+
+    waiting = Waiting(again)
+    timers.arm(waiting, clock() + 1)
+    loop.run(20)
+    assert [round(told) for told in waiting.told] == [1001, 1002, 1003]
+    assert len(other.told) == 3
+
+
+def test_a_time_in_the_past_fires_at_once(loop: Loop, clock: Clock, timers: Timers) -> None:
+    """A wait whose end has passed already ends in the next turn."""
+    waiting = Waiting()
+    timers.arm(waiting, clock() - 5)
+    loop.run(TICK)
+    assert len(waiting.told) == 1
+
+
+def test_never_is_never(loop: Loop, clock: Clock, timers: Timers) -> None:
+    """Armed for NEVER, nothing is scheduled at all."""
+    waiting = Waiting()
+    timers.arm(waiting, NEVER)
+    loop.run(1e6)
+    assert waiting.told == []
+    assert loop.scheduled == 0
+
+
+def test_a_loop_that_wakes_too_early_is_asked_again(clock: Clock) -> None:
+    """If the loop's clock runs ahead of ours, nothing fires early and nothing is forgotten."""
+    calls: list[Callable[[], None]] = []
+
+    class Hasty:
+        def call_later(self, delay: float, call: Callable[[], None]) -> Handle:
+            calls.append(call)
+            return Handle()
+
+    timers = Timers(cast(Any, Hasty()), clock)
+    waiting = Waiting()
+    timers.arm(waiting, clock() + 5)
+    calls.pop()()
+    assert waiting.told == []
+    clock.advance(5)
+    calls.pop()()
+    assert waiting.told == [1005]
+
+
+def test_close_drops_everything(loop: Loop, clock: Clock, timers: Timers) -> None:
+    """After `close` nobody is told any more."""
+    waiting = Waiting()
+    timers.arm(waiting, clock() + 1)
+    timers.close()
+    loop.run(10)
+    assert waiting.told == []
+
+
+_times = st.floats(0, 20, allow_nan=False)
+_steps = st.one_of(
+    st.tuples(st.just("arm"), st.integers(0, 4), _times),
+    st.tuples(st.just("move"), st.integers(0, 4), _times),
+    st.tuples(st.just("disarm"), st.integers(0, 4), st.just(0.0)),
+    st.tuples(st.just("pass"), st.just(0), _times),
+)
+
+
+@given(st.lists(_steps, max_size=60))
+def test_nothing_fires_early_and_everything_fires(steps: list[tuple[str, int, float]]) -> None:
+    """Whatever is armed, moved and disarmed in whatever order, each wait ends once, on time."""
+    clock = Clock()
+    loop = Loop(clock)
+    timers = Timers(cast(Any, loop), clock)
+    waits = [Waiting() for _ in range(5)]
+    due = [NEVER] * 5
+
+    def check() -> None:
+        for index, waiting in enumerate(waits):
+            if waiting.told:
+                (told,) = waiting.told
+                assert due[index] <= told <= due[index] + TICK
+                due[index] = NEVER
+                waiting.told.clear()
+            assert due[index] > clock() - TICK
+
+    for what, index, seconds in [*steps, ("pass", 0, 100.0)]:
+        waiting, when = waits[index], clock() + seconds
+        if what == "pass":
+            loop.run(seconds)
+            check()
+        elif what == "disarm":
+            waiting.due = due[index] = NEVER
+        elif what == "move" and when >= waiting.wake:
+            waiting.due = due[index] = when  # as connections do: no word to the timers
+        else:
+            due[index] = when
+            timers.arm(waiting, when)
+    assert due == [NEVER] * 5
