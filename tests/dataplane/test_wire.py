@@ -226,9 +226,9 @@ def test_without_removes_whole_fields() -> None:
     ],
 )
 def test_a_location_of_the_target_is_put_under_the_prefix(location: bytes, base: str, expected: bytes) -> None:
-    """The app's client that follows it comes back to us and to the same service."""
+    """The app's client that follows it comes back to us and to the same service; `/user` and `/user/` are one."""
     moved = relocate(location, b"/user", make_endpoint(base))
-    assert moved.replace(b"/user/?", b"/user?").rstrip(b"/") == expected.rstrip(b"/")
+    assert moved.replace(b"/user/?", b"/user?") in (expected, expected + b"/")
 
 
 @pytest.mark.parametrize(

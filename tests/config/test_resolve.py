@@ -1,0 +1,375 @@
+"""Inheritance, and what only shows across keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from outrider.config.load import load
+from outrider.config.problems import Problem
+from outrider.config.resolve import Effective, Resolved
+from outrider.errors import ConfigError
+
+
+def resolved(tmp_path: Path, text: str) -> tuple[Resolved, list[Problem]]:
+    path = tmp_path / "outrider.yaml"
+    path.write_text(f"service: booking\n{text}")
+    return load([str(path)], environment={})
+
+
+def policy(tmp_path: Path, text: str) -> Effective:
+    """What holds in the end for the first service."""
+    return resolved(tmp_path, text)[0].services[0].policy
+
+
+def route(tmp_path: Path, text: str) -> Effective:
+    """What holds in the end for the first service's first route."""
+    return resolved(tmp_path, text)[0].services[0].routes[0].policy
+
+
+def complaints(tmp_path: Path, text: str) -> list[str]:
+    """`line:column message` of every problem; line 1 is `service: booking`."""
+    try:
+        problems = resolved(tmp_path, text)[1]
+    except ConfigError as error:
+        problems = error.problems
+    return [f"{problem.mark.line}:{problem.mark.column} {problem.message}" for problem in problems]
+
+
+USER = "services:\n  user:\n    url: http://127.0.0.1:3001\n"
+
+
+def test_built_in(tmp_path: Path) -> None:
+    """What nobody says is Outrider's own default."""
+    built_in = policy(tmp_path, USER)
+    assert (built_in.timeout, built_in.attempt_timeout, built_in.connect_timeout) == (10.0, 5.0, 1.0)
+    assert built_in.retry is not None
+    assert built_in.retry.max_retries == 3
+    assert built_in.retry.methods == ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"]
+    assert built_in.circuit_breaker is not None
+    assert (built_in.max_in_flight, built_in.rate_limit, built_in.fallback) == (None, None, None)
+    assert built_in.headers.set == {"x-service-name": "{service}", "x-service-id": "{instance}"}
+    assert built_in.correlation.header == "x-correlation-id"
+    assert (built_in.auth, built_in.balance) == ((), "least-requests")
+
+
+LAYERS = ["defaults", "policy", "later policy", "service", "route"]
+
+
+def layered(times: dict[str, str]) -> str:
+    """A configuration that sets `timeout` on these layers."""
+
+    def line(layer: str) -> str:
+        return f"timeout: {times[layer]}" if layer in times else "idle_timeout: 3s"
+
+    return (
+        f"defaults: {{{line('defaults')}}}\n"
+        f"policies: {{p: {{{line('policy')}}}, q: {{{line('later policy')}}}}}\n"
+        f"services: {{user: {{url: 'http://h:1', policy: [p, q], {line('service')}, "
+        f"routes: [{{match: 'GET /a', {line('route')}}}]}}}}\n"
+    )
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@given(st.dictionaries(st.sampled_from(LAYERS), st.integers(6, 99)))
+def test_the_last_layer_wins(tmp_path: Path, times: dict[str, int]) -> None:
+    """built-in < defaults < policies in order < service < route, for any set of layers."""
+    expected = next((float(times[layer]) for layer in reversed(LAYERS) if layer in times), 10.0)
+    assert route(tmp_path, layered({layer: f"{time}s" for layer, time in times.items()})).timeout == expected
+
+
+def test_route_does_not_change_its_service(tmp_path: Path) -> None:
+    """What a route says holds for that route only."""
+    services = resolved(tmp_path, f"{USER}    routes: [{{match: GET /a, timeout: 9s}}, {{match: GET /b}}]")[0].services
+    assert services[0].policy.timeout == 10.0
+    assert [made.policy.timeout for made in services[0].routes] == [9.0, 10.0]
+    assert [made.own for made in services[0].routes] == [frozenset({"timeout"}), frozenset()]
+
+
+def test_maps_merge_by_key(tmp_path: Path) -> None:
+    """Maps are merged key by key over all layers, at any depth."""
+    made = policy(
+        tmp_path,
+        "defaults: {retry: {max_retries: 1, budget: 10%}, headers: {set: {x-a: d, x-b: d}}}\n"
+        "policies: {p: {retry: {backoff: 1s..2s}, headers: {set: {x-b: p}}}}\n"
+        f"{USER}    policy: p\n    retry: {{max_retries: 2}}\n    headers: {{remove: [cookie]}}",
+    )
+    assert made.retry is not None
+    assert (made.retry.max_retries, made.retry.budget, made.retry.backoff) == (2, 0.1, (1.0, 2.0))
+    assert made.headers.set == {"x-service-name": "{service}", "x-service-id": "{instance}", "x-a": "d", "x-b": "p"}
+    assert made.headers.remove == ["cookie"]
+
+
+def test_lists_replace(tmp_path: Path) -> None:
+    """A list takes the place of the one below."""
+    made = policy(
+        tmp_path,
+        "credentials: {a: {header: x-a, value: s}, b: {header: x-b, value: s}}\n"
+        "defaults: {auth: [a, b], retry: {on_status: [500, 502]}}\n"
+        f"{USER}    auth: b\n    retry: {{on_status: [503]}}",
+    )
+    assert made.auth == ("b",)
+    assert made.retry is not None
+    assert made.retry.on_status == [503]
+
+
+def test_false_switches_off(tmp_path: Path) -> None:
+    """`false` switches off what a lower layer switched on."""
+    made = policy(
+        tmp_path,
+        "credentials: {a: {header: x-a, value: s}}\n"
+        "defaults: {auth: a, max_in_flight: 5, rate_limit: 5/s, fallback: {status: 202}}\n"
+        f"{USER}    auth: false\n    retry: false\n    circuit_breaker: false\n    max_in_flight: false\n"
+        "    rate_limit: false\n    fallback: false\n    timeout: false\n    headers: false",
+    )
+    assert (made.retry, made.circuit_breaker, made.max_in_flight, made.rate_limit) == (None, None, None, None)
+    assert (made.fallback, made.timeout, made.auth) == (None, None, ())
+    assert not made.headers.set
+
+
+def test_switched_on_again(tmp_path: Path) -> None:
+    """What a lower layer switched off can be switched on again, from the built-in values."""
+    made = route(tmp_path, f"{USER}    retry: false\n    routes: [{{match: GET /a, retry: {{max_retries: 7}}}}]")
+    assert made.retry is not None
+    assert (made.retry.max_retries, made.retry.budget) == (7, 0.2)
+
+
+def test_empty_key_says_nothing(tmp_path: Path) -> None:
+    """A key without a value leaves things as they are."""
+    made = policy(tmp_path, f"defaults: {{timeout: 7s}}\n{USER}    timeout:\n    retry: ~")
+    assert made.timeout == 7.0
+    assert made.retry is not None
+
+
+def test_extends(tmp_path: Path) -> None:
+    """A policy starts from what it extends, the later ones on top, over any number of steps."""
+    made = policy(
+        tmp_path,
+        "policies:\n"
+        "  a: {timeout: 11s, attempt_timeout: 1s, connect_timeout: 1ms}\n"
+        "  b: {extends: a, timeout: 12s, attempt_timeout: 2s}\n"
+        "  c: {timeout: 13s}\n"
+        "  d: {extends: [b, c], idle_timeout: 9s}\n"
+        f"{USER}    policy: d",
+    )
+    assert (made.timeout, made.attempt_timeout, made.connect_timeout, made.idle_timeout) == (13.0, 2.0, 0.001, 9.0)
+
+
+def test_extends_circle(tmp_path: Path) -> None:
+    """Policies that extend each other are all complained about, at their `extends`, and nothing hangs."""
+    text = "policies:\n  a:\n    extends: b\n  b:\n    extends: [c]\n  c:\n    extends: a\n" + USER + "    policy: a"
+    assert complaints(tmp_path, text) == [
+        "4:14 the policies a and b extend each other",
+        "6:14 the policies b and c extend each other",
+        "8:14 the policies c and a extend each other",
+    ]
+
+
+def test_extends_itself(tmp_path: Path) -> None:
+    """A policy that extends itself is complained about."""
+    assert complaints(tmp_path, f"policies:\n  a: {{extends: a}}\n{USER}") == [
+        "3:16 the policies a and a extend each other"
+    ]
+
+
+def test_extending_a_circle_is_no_circle(tmp_path: Path) -> None:
+    """A policy that merely extends a circle is not blamed for it."""
+    text = f"policies:\n  a: {{extends: b}}\n  b: {{extends: a}}\n  c: {{extends: a}}\n{USER}    policy: c"
+    assert [line.partition(" ")[0] for line in complaints(tmp_path, text)] == ["3:16", "4:16"]
+
+
+def test_unknown_policy(tmp_path: Path) -> None:
+    """An unknown policy is an error where it is named, with the nearest one that exists."""
+    path = tmp_path / "outrider.yaml"
+    path.write_text(
+        f"service: a\npolicies: {{critical: {{}}, x: {{extends: critcal}}}}\n{USER}    policy: [x, critcal]\n"
+    )
+    with pytest.raises(ConfigError) as caught:
+        load([str(path)], environment={})
+    shown = [(problem.mark.line, problem.message, problem.hint) for problem in caught.value.problems]
+    assert shown == [
+        (2, 'there is no policy "critcal"', 'did you mean "critical"?'),
+        (6, 'there is no policy "critcal"', 'did you mean "critical"?'),
+    ]
+
+
+def test_unknown_credential(tmp_path: Path) -> None:
+    """An unknown credential is an error where it is named, once."""
+    assert complaints(tmp_path, f"{USER}    auth: nope") == ['5:11 there is no credential "nope"']
+    assert complaints(tmp_path, f"defaults:\n  auth: nope\n{USER}") == ['3:9 there is no credential "nope"']
+    routes = "    routes:\n      - match: GET /a\n        auth: nope"
+    assert complaints(tmp_path, USER + routes) == ['7:15 there is no credential "nope"']
+
+
+def test_unknown_variable(tmp_path: Path) -> None:
+    """A variable that nothing provides is an error at the header that uses it."""
+    text = f'{USER}    headers: {{set: {{x-a: "{{service}}/{{nope}}"}}}}'
+    assert complaints(tmp_path, text) == ["5:26 nothing provides {nope}"]
+
+
+PORTS = [
+    ("listen: 127.0.0.1:4100\nadmin: {listen: 127.0.0.1:4100}\n" + USER, "3:17 port 4100 is already used by listen"),
+    ("telemetry: {listen: 127.0.0.1:4101}\n" + USER, "2:21 port 4101 is already used by admin.listen"),
+    (USER + "    port: 4102", "5:11 port 4102 is already used by telemetry.listen"),
+    (
+        USER + "    port: 3100\n  other: {url: 'http://h:1', port: 3100}",
+        "6:36 port 3100 is already used by services.user.port",
+    ),
+]
+
+
+@pytest.mark.parametrize(("text", "complaint"), PORTS, ids=["admin", "telemetry", "service", "two services"])
+def test_port_collision(tmp_path: Path, text: str, complaint: str) -> None:
+    """Two listeners on one port are an error at the second one, naming the first."""
+    assert complaints(tmp_path, text) == [complaint]
+
+
+def test_port_zero_is_free_for_all(tmp_path: Path) -> None:
+    """Port 0 lets the system choose, and collides with nothing."""
+    listeners = "listen: 127.0.0.1:0\nadmin: {listen: 127.0.0.1:0}\ntelemetry: {listen: 127.0.0.1:0}\n"
+    assert complaints(tmp_path, f"{listeners}{USER}    port: 0") == []
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "LOCALHOST", "[::1]"])
+def test_own_address(tmp_path: Path, host: str) -> None:
+    """A target that is Outrider itself is an error at the URL."""
+    text = f"services:\n  user: http://{host}:4100/api\n"
+    (complaint,) = complaints(tmp_path, text)
+    assert complaint.startswith("3:9 ")
+    assert "is Outrider itself" in complaint
+
+
+def test_own_address_in_a_list(tmp_path: Path) -> None:
+    """Each URL of a list is looked at, and only the wrong one complained about."""
+    text = "listen: 127.0.0.1:80\nservices:\n  user:\n    url: [http://h:1, http://127.0.0.1]"
+    assert [line.partition(" ")[0] for line in complaints(tmp_path, text)] == ["5:23"]
+
+
+def test_port_of_a_url(tmp_path: Path) -> None:
+    """A port that no port can be is an error at the URL."""
+    (complaint,) = complaints(tmp_path, "services:\n  user: http://h:70000")
+    assert complaint.startswith("3:9 the port of http://h:70000")
+
+
+def test_host_of_two_services(tmp_path: Path) -> None:
+    """A host name can belong to one service only, in any case of letters."""
+    text = "services:\n  a: {url: 'http://h:1', hosts: [shop, B]}\n  b: {url: 'http://h:2', hosts: [Shop]}"
+    assert complaints(tmp_path, text) == [
+        '3:40 the host "B" already belongs to b',
+        '4:34 the host "Shop" already belongs to a',
+    ]
+
+
+SHADOWED = [
+    ("GET /a", "GET /a"),
+    ("* /a", "GET /a"),
+    ("GET /a/**", "GET /a/b"),
+    ("GET /a/**", "GET /a"),
+    ("* /**", "POST /payments/{id}"),
+]
+SEPARATE = [("GET /a", "POST /a"), ("GET /a/**", "GET /ab"), ("GET /a/b", "GET /a/**"), ("GET /a", "* /a")]
+
+
+@pytest.mark.parametrize(("first", "second"), SHADOWED)
+def test_shadowed_route(tmp_path: Path, first: str, second: str) -> None:
+    """A route that can never be reached is a warning at its match, and not an error."""
+    text = f"{USER}    routes:\n      - match: {first!r}\n      - match: {second!r}"
+    _, problems = resolved(tmp_path, text)
+    assert [(problem.severity, problem.mark.line, problem.mark.column) for problem in problems] == [("warning", 7, 16)]
+    assert f"{first} stands before it" in problems[0].message
+
+
+@pytest.mark.parametrize(("first", "second"), SEPARATE)
+def test_route_that_is_reached(tmp_path: Path, first: str, second: str) -> None:
+    """No warning for a route that an earlier one leaves something to."""
+    assert complaints(tmp_path, f"{USER}    routes:\n      - match: {first!r}\n      - match: {second!r}") == []
+
+
+def test_repeated_post(tmp_path: Path) -> None:
+    """Repeating POST although the target may have acted is a warning."""
+    _, (problem,) = resolved(tmp_path, f"{USER}    retry: {{methods: [GET, POST]}}")
+    assert problem.severity == "warning"
+    assert (problem.mark.line, problem.mark.column) == (5, 22)
+
+
+def test_attempt_longer_than_the_call(tmp_path: Path) -> None:
+    """An attempt_timeout beyond timeout is a warning where it is written."""
+    _, (problem,) = resolved(tmp_path, f"{USER}    timeout: 1s\n    attempt_timeout: 2s")
+    assert problem.severity == "warning"
+    assert (problem.mark.line, problem.mark.column) == (6, 22)
+
+
+def test_short_timeout_alone_is_fine(tmp_path: Path) -> None:
+    """A short timeout over the built-in attempt_timeout is no reason to warn."""
+    assert complaints(tmp_path, f"{USER}    timeout: 1s") == []
+
+
+def test_instance_defaults_to_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without `instance` we go by the host name."""
+    monkeypatch.setattr("socket.gethostname", lambda: "pod-7")
+    assert resolved(tmp_path, USER)[0].instance == "pod-7"
+    assert resolved(tmp_path, f"instance: b-1\n{USER}")[0].instance == "b-1"
+
+
+def test_unknown_credential_of_a_policy(tmp_path: Path) -> None:
+    """An unknown credential in a policy is an error there, and not somewhere else."""
+    text = f"policies:\n  p:\n    auth: nope\n{USER}    policy: p"
+    assert complaints(tmp_path, text) == ['4:11 there is no credential "nope"']
+
+
+def test_unknown_credential_of_a_policy_that_nobody_uses(tmp_path: Path) -> None:
+    """A policy is checked whether or not it is used."""
+    assert complaints(tmp_path, f"policies:\n  p:\n    auth: nope\n{USER}") == ['4:11 there is no credential "nope"']
+
+
+def test_unknown_credential_of_a_service_with_routes(tmp_path: Path) -> None:
+    """What routes inherit is complained about once, where it is written."""
+    text = f"{USER}    auth: nope\n    routes: [{{match: GET /a}}, {{match: GET /b}}]"
+    assert complaints(tmp_path, text) == ['5:11 there is no credential "nope"']
+
+
+def test_unknown_variable_in_defaults(tmp_path: Path) -> None:
+    """What services inherit is complained about once, where it is written."""
+    text = f'defaults:\n  headers:\n    set: {{x-a: "{{nope}}"}}\n{USER}  other: http://h:1'
+    assert complaints(tmp_path, text) == ["4:16 nothing provides {nope}"]
+
+
+def test_collision_with_a_port_that_is_not_written(tmp_path: Path) -> None:
+    """A collision with a default port is an error at the line that can be changed."""
+    (complaint,) = complaints(tmp_path, f"listen: 127.0.0.1:4102\n{USER}")
+    assert complaint.startswith("2:9 ")
+
+
+@pytest.mark.parametrize("owner", ["user", "other"])
+def test_own_dedicated_port(tmp_path: Path, owner: str) -> None:
+    """A target that is one of Outrider's dedicated ports is Outrider itself, too."""
+    ports = {"user": "", "other": ""} | {owner: ", port: 3001"}
+    text = (
+        f"services:\n  user: {{url: 'http://127.0.0.1:3001'{ports['user']}}}\n"
+        f"  other: {{url: 'http://h:1'{ports['other']}}}"
+    )
+    (complaint,) = complaints(tmp_path, text)
+    assert complaint.startswith("3:15 ")
+    assert "is Outrider itself" in complaint
+
+
+def test_rate_limit_merges_like_any_map(tmp_path: Path) -> None:
+    """A service may add a burst to the rate that it inherits."""
+    made = policy(tmp_path, f"defaults: {{rate_limit: 50/s}}\n{USER}    rate_limit: {{burst: 3}}")
+    assert made.rate_limit is not None
+    assert (made.rate_limit.rate, made.rate_limit.burst) == ((50.0, 1.0), 3)
+
+
+def test_empty_key_is_not_a_part_of_its_own(tmp_path: Path) -> None:
+    """A key without a value does not part a route from the breaker and limits of its service."""
+    services = resolved(tmp_path, f"{USER}    routes: [{{match: GET /a, retry: , circuit_breaker: }}]")[0].services
+    assert services[0].routes[0].own == frozenset()
+
+
+def test_own_address_in_a_list_in_short(tmp_path: Path) -> None:
+    """The URL of a list is pointed at in the short form, too."""
+    text = "listen: 127.0.0.1:80\nservices:\n  user: [http://h:1, http://127.0.0.1]"
+    assert [line.partition(" ")[0] for line in complaints(tmp_path, text)] == ["4:22"]

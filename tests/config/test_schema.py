@@ -1,0 +1,261 @@
+"""Every key of the configuration: what it takes, what it refuses, and what is for later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from outrider.config.load import load
+from outrider.config.problems import Problem
+from outrider.errors import ConfigError
+
+BASE: dict[str, Any] = {"service": "booking", "services": {"user": {"url": "http://127.0.0.1:3001"}}}
+
+
+def errors(tmp_path: Any, values: dict[str, Any]) -> list[Problem]:
+    """What is wrong with a configuration of these values."""
+    path = tmp_path / "outrider.yaml"
+    path.write_text(yaml.safe_dump(values))
+    try:
+        load([str(path)], environment={})
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def top(**values: Any) -> dict[str, Any]:
+    return {**BASE, **values}
+
+
+def service(**values: Any) -> dict[str, Any]:
+    return {**BASE, "services": {"user": {**BASE["services"]["user"], **values}}}
+
+
+def route(**values: Any) -> dict[str, Any]:
+    return service(routes=[{"match": "GET /users/{id}", **values}])
+
+
+ACCEPTED: dict[str, dict[str, Any]] = {
+    "minimal": BASE,
+    "short form": top(services={"user": "http://127.0.0.1:3001"}),
+    "list as short form": top(services={"user": ["http://10.0.0.1:3001", "http://10.0.0.2"]}),
+    "version": top(version=1),
+    "one worker": top(workers=1),
+    "IPv6": top(listen="[::1]:4100"),
+    "any port": top(listen="127.0.0.1:0"),
+    "token": top(admin={"listen": "0.0.0.0:4101", "token": "0123456789abcdef"}),
+    "limits": top(limits={"header_bytes": "32KiB", "headers": 50, "header_timeout": "5s"}),
+    "log": top(observability={"log": {"level": "debug", "access": "1%"}, "redact": ["x-secret"]}),
+    "drain": top(shutdown={"drain": "5s"}),
+    "URL with path": service(url="http://[::1]:3001/api/v1"),
+    "switches off": service(timeout=False, retry=False, circuit_breaker=False, auth=False, headers=False),
+    "more switches": service(max_in_flight=False, rate_limit=False, fallback=False),
+    "critical": service(critical=True, delivery="sync"),
+    "rate in short": service(rate_limit="50/s"),
+    "rate in full": service(rate_limit={"rate": "100/m", "burst": 5, "key": "header:x-user-id", "store": "memory"}),
+    "fallback": service(fallback={"status": 202, "json": {"accepted": True}, "headers": {"x-a": "1"}}),
+    "header of a number": service(headers={"set": {"x-version": 2}}),
+    "routes": route(timeout="1s", rate_limit="5/s", retry={"max_retries": 0}),
+    "balance": service(balance="round-robin", url=["http://a:1", "http://b:1"]),
+}
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_accepted(tmp_path: Any, name: str) -> None:
+    """Everything that the contract offers and this version does is accepted."""
+    assert errors(tmp_path, ACCEPTED[name]) == []
+
+
+LATER: dict[str, dict[str, Any]] = {
+    "inbound": top(inbound={"listen": "0.0.0.0:4103"}),
+    "redis": top(redis={"url": "redis://127.0.0.1:6379/0"}),
+    "outbox": top(outbox={"store": "sqlite"}),
+    "workers": top(workers=4),
+    "observability.tracing": top(observability={"tracing": {"otlp": "http://h"}}),
+    "services.user.env": service(env="USER_URL"),
+    "services.user.tls": service(tls={"ca": "/ca.pem"}),
+    "services.user.contract": service(contract={"openapi": "x.yaml"}),
+    "services.user.health_check": service(health_check={"path": "/health"}),
+    "services.user.ejection": service(ejection={"base": "5s"}),
+    "services.user.hedge": service(hedge={"after": "p95"}),
+    "services.user.order_by": service(order_by="header:x-user-id"),
+    "services.user.critical": service(critical=False),
+    "services.user.delivery": service(delivery="durable"),
+    "services.user.max_in_flight": service(max_in_flight="adaptive"),
+    "services.user.fallback": service(fallback="last-good"),
+    "services.user.balance": service(balance="least-latency"),
+    "services.user.rate_limit.key": service(rate_limit={"rate": "5/s", "key": "caller"}),
+    "services.user.rate_limit.store": service(rate_limit={"rate": "5/s", "store": "redis"}),
+    "services.user.retry.idempotency_key": service(retry={"idempotency_key": "generate"}),
+    "services.user.routes[0].delivery": route(delivery="background"),
+    "services.user.routes[0].hedge": route(hedge={"after": "50ms"}),
+    "defaults.contract": top(defaults={"contract": {"request": "warn"}}),
+    "policies.p.tls": top(policies={"p": {"tls": {}}}),
+    "credentials.k.jwt": top(credentials={"k": {"header": "x-k", "value": "s", "jwt": {"alg": "HS256"}}}),
+    **{
+        f"services.user.url {url}": service(url=url)
+        for url in ("https://h:1", "dns+http://h:1", "dnssrv+http://h", "consul+http://h", "k8s+http://h", "file+/x")
+    },
+}
+
+
+@pytest.mark.parametrize("name", LATER)
+def test_not_supported_yet(tmp_path: Any, name: str) -> None:
+    """A key or value of the contract whose feature comes later is refused in these words, never ignored."""
+    (problem,) = errors(tmp_path, LATER[name])
+    assert problem.path.removesuffix("[0]") == name.partition(" ")[0]
+    assert "not supported yet" in problem.message
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "listen: port": (top(listen=4100), "listen", "expected HOST:PORT"),
+    "listen: host": (top(listen="localhost"), "listen", "expected HOST:PORT"),
+    "listen: range": (top(listen="127.0.0.1:70000"), "listen", "expected HOST:PORT"),
+    "admin for all": (top(admin={"listen": "0.0.0.0:4101"}), "admin.listen", "without a token"),
+    "short token": (top(admin={"token": "short"}), "admin.token", "16"),
+    "version": (top(version=2), "version", "1"),
+    "log level": (top(observability={"log": {"level": "loud"}}), "observability.log.level", "debug"),
+    "access": (top(observability={"log": {"access": "some"}}), "observability.log.access", "a share like 1%"),
+    "size": (top(limits={"body_bytes": 5}), "limits.body_bytes", "expected a size"),
+    "duration": (service(timeout=5), "services.user.timeout", "did you mean 5s or 5ms?"),
+    "share": (service(retry={"budget": 0.2}), "services.user.retry.budget", "expected a share"),
+    "range": (service(retry={"backoff": "50ms"}), "services.user.retry.backoff", "expected a range"),
+    "rate": (service(rate_limit=50), "services.user.rate_limit", "expected a rate"),
+    "status": (service(retry={"on_status": [99]}), "services.user.retry.on_status[0]", "100"),
+    "error": (service(retry={"on_errors": ["dns"]}), "services.user.retry.on_errors[0]", "connect"),
+    "method": (service(retry={"methods": ["get"]}), "services.user.retry.methods[0]", "get"),
+    "too many": (service(retry={"max_retries": 99}), "services.user.retry.max_retries", "30"),
+    "on": (service(retry=True), "services.user.retry", "expected a map"),
+    "balance": (service(balance="random"), "services.user.balance", "least-requests or round-robin"),
+    "no URL": (service(url=[]), "services.user.url", "empty"),
+    "wrong URL": (service(url="user:3001"), "services.user.url", "expected a URL"),
+    "URL with query": (service(url="http://h:1/?a=1"), "services.user.url", "expected a URL"),
+    "URL with user": (service(url="http://me:pw@h:1"), "services.user.url", "expected a URL"),
+    "second URL": (service(url=["http://a", "b"]), "services.user.url[1]", "expected a URL"),
+    "port": (service(port=70000), "services.user.port", "65535"),
+    "hosts": (service(hosts="h"), "services.user.hosts", "expected a list"),
+    "header name": (service(headers={"set": {"a b": "1"}}), "services.user.headers.set.a b", "not a header name"),
+    "framing": (service(headers={"set": {"Host": "1"}}), "services.user.headers.set.Host", "frames the message"),
+    "header value": (service(headers={"set": {"x-a": "1\r\nx-b: 2"}}), "services.user.headers.set.x-a", "one line"),
+    "switch as header": (service(headers={"set": {"x-a": True}}), "services.user.headers.set.x-a", "in quotes"),
+    "removing": (service(headers={"remove": ["Content-Length"]}), "services.user.headers.remove[0]", "frames"),
+    "route": (service(routes=[{"match": "/users"}]), "services.user.routes[0].match", "expected METHOD /path"),
+    "route without match": (service(routes=[{"timeout": "1s"}]), "services.user.routes[0]", '"match" is missing'),
+    "rate without rate": (service(rate_limit={"burst": 5}), "services.user.rate_limit", '"rate" is missing'),
+    "service without URL": (top(services={"user": {"timeout": "1s"}}), "services.user", '"url" is missing'),
+    "empty service": (top(services={"user": None}), "services.user", "expected a map"),
+    "no services": (top(services={}), "services", "at least 1"),
+    "generate": (service(correlation={"generate": "uuid1"}), "services.user.correlation.generate", "uuid7"),
+    "key": (service(rate_limit={"rate": "5/s", "key": "x-user-id"}), "services.user.rate_limit.key", "header:NAME"),
+    "fallback status": (service(fallback={"status": 100}), "services.user.fallback.status", "200"),
+    "our name": (top(service="a b"), "service", "a b"),
+    "number as name": (top(service=5), "service", "in quotes"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused(tmp_path: Any, name: str) -> None:
+    """What cannot work is one error, at its key, that says what was expected."""
+    values, path, words = REFUSED[name]
+    (problem,) = errors(tmp_path, values)
+    assert problem.path.removesuffix("[0]") == path.removesuffix("[0]")
+    assert words in problem.message + problem.hint
+
+
+UNKNOWN: dict[str, tuple[dict[str, Any], str]] = {
+    "servises": (top(servises={}), "services"),
+    "admin.lisen": (top(admin={"lisen": "x"}), "listen"),
+    "defaults.timout": (top(defaults={"timout": "1s"}), "timeout"),
+    "policies.p.extend": (top(policies={"p": {"extend": "q"}}), "extends"),
+    "services.user.polcy": (service(polcy="p"), "policy"),
+    "services.user.retry.max_retrys": (service(retry={"max_retrys": 1}), "max_retries"),
+    "services.user.circuit_breaker.probe": (service(circuit_breaker={"probe": 1}), "probes"),
+    "services.user.rate_limit.brust": (service(rate_limit={"rate": "5/s", "brust": 1}), "burst"),
+    "services.user.fallback.jsn": (service(fallback={"jsn": 1}), "json"),
+    "services.user.headers.sett": (service(headers={"sett": {}}), "set"),
+    "services.user.routes[0].mach": (route(mach="x"), "match"),
+    "observability.log.acces": (top(observability={"log": {"acces": "all"}}), "access"),
+    "limits.header_byte": (top(limits={"header_byte": "1KiB"}), "header_bytes"),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_unknown_key(tmp_path: Any, name: str) -> None:
+    """An unknown key at any depth is one error that offers the nearest known one."""
+    values, near = UNKNOWN[name]
+    (problem,) = errors(tmp_path, values)
+    assert problem.path == name
+    assert problem.message.startswith("unknown key")
+    assert problem.hint == f'did you mean "{near}"?'
+
+
+def test_far_unknown_key_lists_the_known_ones(tmp_path: Any) -> None:
+    """An unknown key that is near to none comes with all that are known."""
+    (problem,) = errors(tmp_path, top(admin={"zzz": 1}))
+    assert problem.hint == "known keys: listen, token"
+
+
+@pytest.mark.parametrize(
+    "key", ["timeout", "retry", "circuit_breaker", "max_in_flight", "rate_limit", "fallback", "auth"]
+)
+def test_zero_is_not_false(tmp_path: Any, key: str) -> None:
+    """`false` switches off; the bare number 0 is an error like any other bare number."""
+    assert [problem.path for problem in errors(tmp_path, service(**{key: 0}))] == [f"services.user.{key}"]
+
+
+@pytest.mark.parametrize(
+    ("values", "path"),
+    [
+        (service(max_in_flight=True), "services.user.max_in_flight"),
+        (service(port=True), "services.user.port"),
+        (service(retry={"max_retries": True}), "services.user.retry.max_retries"),
+        (top(workers=True), "workers"),
+    ],
+    ids=["max_in_flight", "port", "max_retries", "workers"],
+)
+def test_true_is_not_one(tmp_path: Any, values: dict[str, Any], path: str) -> None:
+    """`true` where a number belongs is an error, not the number 1."""
+    assert [problem.path for problem in errors(tmp_path, values)] == [path]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"timeout": "0s"},
+        {"attempt_timeout": "0s"},
+        {"connect_timeout": "0ms"},
+        {"circuit_breaker": {"window": "0s"}},
+    ],
+    ids=str,
+)
+def test_no_time_at_all(tmp_path: Any, values: dict[str, Any]) -> None:
+    """A time within which nothing can happen is an error; it neither means "for ever" nor breaks calls later."""
+    assert len(errors(tmp_path, service(**values))) == 1
+
+
+def test_token_is_not_shown(tmp_path: Any) -> None:
+    """A token that is refused does not appear in the complaint."""
+    (problem,) = errors(tmp_path, top(admin={"token": "hunter2"}))
+    assert "hunter2" not in problem.message
+
+
+def test_service_name(tmp_path: Any) -> None:
+    """A service name that cannot be one is complained about at the name, and by the name."""
+    (problem,) = errors(tmp_path, {"service": "a", "services": {"User": "http://h:1", "ok": "http://h:2"}})
+    assert "User" in problem.message
+    assert "http://h:1" not in problem.message
+    assert (problem.mark.line, problem.mark.column) == (3, 3)
+
+
+def test_jwt_credential_alone(tmp_path: Any) -> None:
+    """A credential of the contract's jwt form is one complaint, not one about each key of the other form."""
+    problems = errors(tmp_path, top(credentials={"k": {"jwt": {"alg": "HS256"}}}, defaults={"auth": "k"}))
+    assert [problem.path for problem in problems] == ["credentials.k.jwt"]
+
+
+@pytest.mark.parametrize("instance", ["a\r\nx-evil: 1", "→"])
+def test_instance_can_stand_in_a_header(tmp_path: Any, instance: str) -> None:
+    """The instance is written into every request, so it must be one line of printable ASCII."""
+    assert [problem.path for problem in errors(tmp_path, top(instance=instance))] == ["instance"]

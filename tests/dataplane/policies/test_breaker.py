@@ -1,0 +1,650 @@
+"""The breaker: opens on the right things only, probes gently, and never loses a permit."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from outrider.dataplane.attempt import Attempt
+from outrider.dataplane.policies.breaker import CLOSED, HALF_OPEN, OPEN, Breaker, BreakerSettings
+from outrider.model.failure import Failure, Kind
+from outrider.model.outcome import FAILURE, NEUTRAL, SUCCESS, Outcome, classify
+from tests.fakes import Clock, make_call
+
+CALL = make_call()
+LEGAL = {
+    (CLOSED, OPEN),
+    (OPEN, HALF_OPEN),
+    (OPEN, CLOSED),
+    (HALF_OPEN, OPEN),
+    (HALF_OPEN, CLOSED),
+}
+
+
+class Circuit:
+    """A breaker with a clock of its own and, unless asked for, no jitter."""
+
+    def __init__(self, *, spread: float = 0.0, **settings: float) -> None:
+        self.clock = Clock()
+        self.moves: list[tuple[str, str]] = []
+        self.breaker = Breaker(
+            "user",
+            BreakerSettings(**settings),  # type: ignore[arg-type]
+            hooks=(self._moved,),
+            clock=self.clock,
+            jitter=lambda low, high: low + (high - low) * spread,
+        )
+
+    def _moved(self, name: str, old: str, new: str) -> None:
+        assert name == "user"
+        self.moves.append((old, new))
+
+    @property
+    def state(self) -> str:
+        return self.breaker.state
+
+    def begin(self) -> Attempt:
+        """An attempt that must be admitted."""
+        attempt = Attempt(CALL, 1, self.clock())
+        assert self.breaker.admit(attempt) is None
+        return attempt
+
+    def refused(self) -> Failure:
+        """An attempt that must be refused; says how."""
+        refusal = self.breaker.admit(Attempt(CALL, 1, self.clock()))
+        assert refusal is not None
+        return refusal
+
+    def end(self, attempt: Attempt, outcome: Outcome) -> None:
+        attempt.answered = self.clock()
+        self.breaker.observe(attempt, outcome)
+
+    def run(self, outcome: Outcome, times: int = 1, latency: float = 0.0) -> None:
+        """Attempts one after the other."""
+        for _ in range(times):
+            attempt = self.begin()
+            self.clock.advance(latency)
+            self.end(attempt, outcome)
+
+    def trip(self) -> None:
+        """Open by failures, and wait until a probe may go."""
+        self.run(FAILURE, 5)
+        self.wait()
+
+    def wait(self) -> None:
+        self.clock.now = self.breaker.open_until
+
+
+# ---------------------------------------------------------------- failures in a row
+
+
+def test_five_failures_in_a_row_open() -> None:
+    """Four are bad luck, the fifth opens, at once and once."""
+    circuit = Circuit()
+    circuit.run(FAILURE, 4)
+    assert circuit.state == CLOSED
+    circuit.run(FAILURE)
+    assert circuit.state == OPEN
+    assert circuit.moves == [(CLOSED, OPEN)]
+
+
+def test_a_success_starts_the_row_anew() -> None:
+    """Failures in a row means in a row."""
+    circuit = Circuit(failure_rate=0)
+    for _ in range(4):
+        circuit.run(FAILURE, 4)
+        assert circuit.breaker.in_a_row == 4
+        circuit.run(SUCCESS)
+        assert circuit.breaker.in_a_row == 0
+    circuit.run(FAILURE, 2)
+    assert circuit.state == CLOSED
+
+
+def test_a_neutral_outcome_does_not_start_the_row_anew() -> None:
+    """A 404 among failures is no sign of health."""
+    circuit = Circuit()
+    circuit.run(FAILURE, 4)
+    circuit.run(NEUTRAL, 10)
+    circuit.run(FAILURE)
+    assert circuit.state == OPEN
+
+
+def test_the_rule_can_be_switched_off() -> None:
+    """With 0 no number of failures in a row opens."""
+    circuit = Circuit(consecutive_failures=0, failure_rate=0, slow_rate=0)
+    circuit.run(FAILURE, 500)
+    assert circuit.state == CLOSED
+
+
+def test_failures_in_a_row_need_no_haste() -> None:
+    """A quiet service whose every call fails is broken too, however long it takes to see."""
+    circuit = Circuit()
+    for _ in range(5):
+        circuit.run(FAILURE)
+        circuit.clock.advance(60)
+    assert (CLOSED, OPEN) in circuit.moves
+
+
+# ---------------------------------------------------------------- neutral
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 422, 429, 501, 505])
+def test_a_storm_of_client_errors_never_opens(status: int) -> None:
+    """An app that asks for what is not there says nothing about the target's health."""
+    circuit = Circuit()
+    circuit.run(classify(status), 1000)
+    assert circuit.moves == []
+    assert circuit.breaker.failures == circuit.breaker.in_a_row == 0
+
+
+def test_neutral_outcomes_do_not_thin_out_failures() -> None:
+    """They are not in the denominator of the rate either."""
+    circuit = Circuit(consecutive_failures=0)
+    circuit.run(SUCCESS, 10)
+    circuit.run(NEUTRAL, 1000)
+    circuit.run(FAILURE, 10)
+    assert circuit.state == OPEN
+
+
+def test_neutral_outcomes_do_not_make_up_the_numbers() -> None:
+    """They do not count towards `min_requests`."""
+    circuit = Circuit(consecutive_failures=0)
+    circuit.run(NEUTRAL, 1000)
+    circuit.run(FAILURE, 19)
+    assert circuit.state == CLOSED
+
+
+def test_a_404_never_closes_half_open() -> None:
+    """A probe that found nothing out is followed by another one."""
+    circuit = Circuit()
+    circuit.trip()
+    for _ in range(20):
+        circuit.run(classify(404))
+        assert circuit.state == HALF_OPEN
+    circuit.run(SUCCESS)
+    assert circuit.state == CLOSED
+
+
+# ---------------------------------------------------------------- rates
+
+
+def test_half_of_twenty_failures_open() -> None:
+    """At 50 % of at least 20 attempts within ten seconds the circuit opens."""
+    circuit = Circuit()
+    for _ in range(9):
+        circuit.run(FAILURE)
+        circuit.run(SUCCESS)
+    circuit.run(SUCCESS)
+    assert circuit.state == CLOSED
+    circuit.run(FAILURE)
+    assert circuit.state == OPEN
+
+
+def test_nineteen_attempts_say_nothing() -> None:
+    """Below `min_requests` the rate is not looked at."""
+    circuit = Circuit(consecutive_failures=0)
+    circuit.run(FAILURE, 19)
+    assert circuit.state == CLOSED
+    circuit.run(FAILURE)
+    assert circuit.state == OPEN
+
+
+def test_less_than_half_does_not_open() -> None:
+    """A service with 40 % failures is bad, but not cut off."""
+    circuit = Circuit()
+    for _ in range(100):
+        circuit.run(FAILURE, 2)
+        circuit.run(SUCCESS, 3)
+    assert circuit.state == CLOSED
+
+
+def test_the_window_forgets_after_ten_seconds() -> None:
+    """Failures older than the window count for nothing."""
+    circuit = Circuit(consecutive_failures=0)
+    circuit.run(FAILURE, 19)
+    circuit.clock.advance(10.001)
+    circuit.run(FAILURE, 19)
+    assert circuit.breaker.failures == 19
+    assert circuit.state == CLOSED
+
+
+def test_the_window_remembers_for_nine_seconds() -> None:
+    """What happened within the window, whenever in it, counts."""
+    circuit = Circuit(consecutive_failures=0)
+    for _ in range(10):
+        circuit.run(FAILURE, 2)
+        circuit.clock.advance(0.9)
+    assert circuit.state == OPEN
+
+
+@given(st.lists(st.tuples(st.floats(0, 4), st.sampled_from([SUCCESS, FAILURE])), max_size=60))
+def test_the_window_counts_the_last_ten_seconds(steps: list[tuple[float, Outcome]]) -> None:
+    """Every failure of the last nine seconds is counted, none older than ten."""
+    circuit = Circuit(consecutive_failures=0, failure_rate=0, slow_rate=0)
+    failed: list[float] = []
+    for seconds, outcome in steps:
+        circuit.clock.advance(seconds)
+        circuit.run(outcome)
+        if outcome is FAILURE:
+            failed.append(circuit.clock())
+        now = circuit.clock()
+        if outcome is FAILURE:  # a plain success need not turn the window
+            assert sum(when > now - 9 for when in failed) <= circuit.breaker.failures
+            assert circuit.breaker.failures <= sum(when >= now - 10.001 for when in failed)
+
+
+def test_four_fifths_slow_answers_open() -> None:
+    """A target that hangs is as bad as one that fails: 80 % slower than `slow_call`."""
+    circuit = Circuit(slow_call=0.1)
+    circuit.run(SUCCESS, 4, latency=0.05)
+    circuit.run(SUCCESS, 15, latency=0.11)
+    assert circuit.state == CLOSED
+    circuit.run(SUCCESS, latency=0.11)
+    assert circuit.state == OPEN
+
+
+def test_less_than_four_fifths_slow_does_not_open() -> None:
+    """A third of quick answers keeps the circuit closed."""
+    circuit = Circuit(slow_call=0.1)
+    for _ in range(50):
+        circuit.run(SUCCESS, latency=0.05)
+        circuit.run(SUCCESS, 2, latency=0.11)
+    assert circuit.state == CLOSED
+
+
+def test_rates_can_be_switched_off() -> None:
+    """With 0 % a rate never opens."""
+    circuit = Circuit(consecutive_failures=0, failure_rate=0, slow_rate=0, slow_call=0.01)
+    circuit.run(FAILURE, 100, latency=0.05)
+    assert circuit.state == CLOSED
+
+
+def test_closing_starts_with_an_empty_window() -> None:
+    """What happened before an outage does not open the circuit again after it."""
+    circuit = Circuit(consecutive_failures=0, window=100.0)
+    circuit.run(FAILURE, 20)
+    circuit.wait()
+    circuit.run(SUCCESS)
+    assert circuit.state == CLOSED
+    circuit.run(FAILURE, 19)
+    assert circuit.state == CLOSED
+
+
+# ---------------------------------------------------------------- open
+
+
+def test_open_refuses_and_says_when_to_come_back() -> None:
+    """The refusal is Outrider's own, a 503 with the exact rest of the open period."""
+    circuit = Circuit()
+    circuit.run(FAILURE, 5)
+    circuit.clock.advance(0.2)
+    refusal = circuit.refused()
+    assert refusal.kind is Kind.CIRCUIT_OPEN
+    assert refusal.kind.outcome is NEUTRAL
+    assert refusal.retry_after == pytest.approx(0.3)
+    assert "user" in refusal.detail
+
+
+def test_open_for_half_a_second_doubling_to_five() -> None:
+    """Each failed probe doubles the time until the next, up to the cap."""
+    circuit = Circuit()
+    circuit.run(FAILURE, 5)
+    periods = []
+    for _ in range(7):
+        periods.append(circuit.breaker.open_until - circuit.clock())
+        circuit.clock.now = circuit.breaker.open_until - 0.001
+        circuit.refused()
+        circuit.wait()
+        circuit.run(FAILURE)
+    assert periods == pytest.approx([0.5, 1, 2, 4, 5, 5, 5])
+
+
+def test_a_recovery_makes_the_next_outage_start_small() -> None:
+    """After closing, the open period begins with its first value again."""
+    circuit = Circuit()
+    circuit.trip()
+    circuit.run(FAILURE)
+    circuit.wait()
+    circuit.run(SUCCESS)
+    circuit.run(FAILURE, 5)
+    assert circuit.breaker.open_until - circuit.clock() == pytest.approx(0.5)
+
+
+def test_jitter_only_lengthens_and_by_a_fifth_at_most() -> None:
+    """Sidecars do not probe in step, and none probes early."""
+    circuit = Circuit(spread=1.0)
+    circuit.run(FAILURE, 5)
+    assert circuit.breaker.open_until - circuit.clock() == pytest.approx(0.6)
+
+
+def test_a_long_outage_does_not_overflow() -> None:
+    """Thousands of failed probes still wait for the cap."""
+    circuit = Circuit()
+    circuit.trip()
+    for _ in range(3000):
+        circuit.run(FAILURE)
+        circuit.wait()
+    circuit.run(FAILURE)
+    assert circuit.breaker.open_until - circuit.clock() == pytest.approx(5)
+
+
+# ---------------------------------------------------------------- half-open
+
+
+def test_one_probe_at_a_time() -> None:
+    """When the time is up one attempt goes; all others are still refused."""
+    circuit = Circuit()
+    circuit.trip()
+    probe = circuit.begin()
+    assert circuit.breaker.probing(probe)
+    for _ in range(5):
+        assert circuit.refused().retry_after == 1.0
+    circuit.end(probe, SUCCESS)
+    assert circuit.state == CLOSED
+    assert circuit.moves == [(CLOSED, OPEN), (OPEN, HALF_OPEN), (HALF_OPEN, CLOSED)]
+
+
+def test_a_failed_probe_opens_again() -> None:
+    """One failure is enough, and nobody else gets through."""
+    circuit = Circuit()
+    circuit.trip()
+    circuit.run(FAILURE)
+    assert circuit.state == OPEN
+    circuit.refused()
+
+
+def test_several_probes_must_all_succeed() -> None:
+    """With `probes: 3`, three go at a time and three successes close."""
+    circuit = Circuit(probes=3)
+    circuit.trip()
+    probes = [circuit.begin() for _ in range(3)]
+    circuit.refused()
+    circuit.end(probes[0], SUCCESS)
+    circuit.end(probes[1], SUCCESS)
+    assert circuit.state == HALF_OPEN
+    circuit.end(probes[2], SUCCESS)
+    assert circuit.state == CLOSED
+
+
+def test_successes_of_an_earlier_recovery_do_not_count() -> None:
+    """Each half-open period needs its own successes."""
+    circuit = Circuit(probes=2)
+    circuit.trip()
+    circuit.run(SUCCESS)
+    circuit.run(FAILURE)
+    circuit.wait()
+    circuit.run(SUCCESS)
+    assert circuit.state == HALF_OPEN
+
+
+@pytest.mark.parametrize("times", [1, 50])
+def test_a_cancelled_probe_gives_its_permit_back(times: int) -> None:
+    """An app that hangs up during a probe neither closes, nor opens, nor blocks the circuit."""
+    circuit = Circuit()
+    circuit.trip()
+    for _ in range(times):
+        probe = circuit.begin()
+        circuit.refused()
+        circuit.end(probe, NEUTRAL)
+        assert circuit.state == HALF_OPEN
+    circuit.run(SUCCESS)
+    assert circuit.state == CLOSED
+
+
+def test_asking_takes_nothing() -> None:
+    """`refusing` may be asked as often as one likes, without using up the probe."""
+    circuit = Circuit()
+    assert not circuit.breaker.refusing()
+    circuit.run(FAILURE, 5)
+    assert circuit.breaker.refusing()
+    circuit.wait()
+    for _ in range(10):
+        assert not circuit.breaker.refusing()
+    probe = circuit.begin()
+    assert circuit.breaker.refusing()
+    circuit.end(probe, SUCCESS)
+    assert not circuit.breaker.refusing()
+
+
+# ---------------------------------------------------------------- stragglers
+
+
+@pytest.mark.parametrize("outcome", [SUCCESS, FAILURE, NEUTRAL])
+def test_a_straggler_from_closed_times_moves_nothing(outcome: Outcome) -> None:
+    """What was sent before the outage says nothing about what came after it, in no state."""
+    circuit = Circuit()
+    stragglers = [circuit.begin() for _ in range(9)]
+    circuit.run(FAILURE, 5)
+    until = circuit.breaker.open_until
+    for straggler in stragglers[:3]:
+        circuit.end(straggler, outcome)
+    assert (circuit.state, circuit.breaker.open_until) == (OPEN, until)
+    circuit.wait()
+    probe = circuit.begin()
+    for straggler in stragglers[3:6]:
+        circuit.end(straggler, outcome)
+    assert circuit.state == HALF_OPEN
+    circuit.refused()
+    circuit.end(probe, SUCCESS)
+    for straggler in stragglers[6:]:
+        circuit.end(straggler, outcome)
+    assert circuit.state == CLOSED
+    assert circuit.breaker.in_a_row == circuit.breaker.failures == 0
+
+
+def test_a_probe_of_an_earlier_recovery_is_a_straggler() -> None:
+    """A late probe does not judge the next half-open period, nor give it a permit too many."""
+    circuit = Circuit(probes=2)
+    circuit.trip()
+    late, failing = circuit.begin(), circuit.begin()
+    circuit.end(failing, FAILURE)
+    circuit.wait()
+    circuit.begin()
+    circuit.end(late, FAILURE)
+    assert circuit.state == HALF_OPEN
+    assert not circuit.breaker.probing(late)
+    circuit.begin()
+    circuit.refused()
+
+
+def test_a_refused_attempt_is_not_heard() -> None:
+    """What was never admitted returns no permit and counts for nothing."""
+    circuit = Circuit()
+    circuit.trip()
+    circuit.begin()
+    refused = Attempt(CALL, 1, circuit.clock())
+    assert circuit.breaker.admit(refused) is not None
+    for outcome in (SUCCESS, FAILURE, NEUTRAL):
+        circuit.end(refused, outcome)
+    assert circuit.state == HALF_OPEN
+    circuit.refused()
+
+
+# ---------------------------------------------------------------- by hand
+
+
+def test_open_and_close_by_hand() -> None:
+    """An operator can open and close; saying it twice is no second transition."""
+    circuit = Circuit()
+    circuit.breaker.close()
+    circuit.breaker.open()
+    circuit.breaker.open()
+    circuit.refused()
+    circuit.breaker.close()
+    circuit.run(SUCCESS)
+    circuit.breaker.close()
+    assert circuit.moves == [(CLOSED, OPEN), (OPEN, CLOSED)]
+
+
+def test_after_closing_by_hand_all_counts_start_anew() -> None:
+    """Failures from before do not open a circuit that was closed by hand."""
+    circuit = Circuit()
+    circuit.run(FAILURE, 4)
+    circuit.breaker.open()
+    circuit.breaker.close()
+    circuit.run(FAILURE, 4)
+    assert circuit.state == CLOSED
+
+
+# ---------------------------------------------------------------- what pybreaker does wrong when calls run through it
+
+
+def test_six_concurrent_failures_are_one_transition() -> None:
+    """Late failures neither open again nor move the end of the open period."""
+    circuit = Circuit(consecutive_failures=2)
+    attempts = [circuit.begin() for _ in range(6)]
+    untils = set()
+    for attempt in attempts:
+        circuit.clock.advance(0.1)
+        circuit.end(attempt, FAILURE)
+        untils.add(circuit.breaker.open_until)
+    assert circuit.moves == [(CLOSED, OPEN)]
+    assert untils == {0.0, 1000.2 + 0.5}
+
+
+def test_half_open_does_not_admit_everyone() -> None:
+    """Of five concurrent attempts one is the probe, and its success is one transition."""
+    circuit = Circuit()
+    circuit.trip()
+    attempts = [Attempt(CALL, 1, circuit.clock()) for _ in range(5)]
+    admitted = [attempt for attempt in attempts if circuit.breaker.admit(attempt) is None]
+    assert len(admitted) == 1
+    circuit.end(admitted[0], SUCCESS)
+    assert circuit.moves.count((HALF_OPEN, CLOSED)) == 1
+    assert len(circuit.moves) == 3
+
+
+def test_cancelled_calls_never_open() -> None:
+    """An app that hangs up, however often, is not the target's failure."""
+    circuit = Circuit()
+    circuit.run(Kind.CANCELLED.outcome, 100)
+    assert circuit.moves == []
+
+
+def test_rate_volume_and_slowness_are_looked_at() -> None:
+    """There is more than a count of failures in a row: rate, least volume, slow calls."""
+    failing, slow = Circuit(min_requests=4), Circuit(min_requests=4, slow_call=0.1)
+    for _ in range(2):
+        failing.run(SUCCESS)
+        failing.run(FAILURE)
+    slow.run(SUCCESS, 4, latency=0.2)
+    assert (failing.state, slow.state) == (OPEN, OPEN)
+
+
+def test_only_the_given_clock_matters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A jump of the wall clock does not move the end of the open period."""
+    circuit = Circuit()
+    circuit.run(FAILURE, 5)
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    circuit.refused()
+    circuit.clock.advance(0.5)
+    circuit.begin()
+    assert circuit.state == HALF_OPEN
+
+
+def test_success_and_failure_interleaved_with_transitions_stay_consistent() -> None:
+    """A failure that opens by the row does not open a second time by the rate."""
+    circuit = Circuit(min_requests=5)
+    circuit.run(FAILURE, 5)
+    assert circuit.moves == [(CLOSED, OPEN)]
+
+
+# ---------------------------------------------------------------- any interleaving
+
+
+class AnyInterleaving(RuleBasedStateMachine):
+    """Attempts begin, end in any order and any way, while time passes and people interfere."""
+
+    @initialize(probes=st.integers(1, 3), consecutive=st.integers(0, 3))
+    def begin(self, probes: int, consecutive: int) -> None:
+        self.probes = probes
+        self.circuit = Circuit(
+            probes=probes, consecutive_failures=consecutive, min_requests=4, window=3.0, slow_call=0.5
+        )
+        self.open: list[Attempt] = []
+
+    @property
+    def lent(self) -> int:
+        """Permits that are out."""
+        return sum(self.circuit.breaker.probing(attempt) for attempt in self.open)
+
+    @rule()
+    def admit(self) -> None:
+        circuit = self.circuit
+        refusing = circuit.breaker.refusing()
+        attempt = Attempt(CALL, 1, circuit.clock())
+        refusal = circuit.breaker.admit(attempt)
+        assert (refusal is not None) == refusing
+        if refusal is None:
+            self.open.append(attempt)
+        else:
+            assert circuit.state is not CLOSED
+            assert refusal.retry_after is not None
+            assert refusal.retry_after > 0
+
+    @precondition(lambda self: self.open)
+    @rule(data=st.data(), outcome=st.sampled_from([SUCCESS, FAILURE, FAILURE, NEUTRAL]))
+    def observe(self, data: st.DataObject, outcome: Outcome) -> None:
+        attempt = self.open.pop(data.draw(st.integers(0, len(self.open) - 1)))
+        straggler = attempt.generation != self.circuit.breaker.generation
+        moves = len(self.circuit.moves)
+        self.circuit.end(attempt, outcome)
+        assert len(self.circuit.moves) <= moves + (not straggler and outcome is not NEUTRAL)
+
+    @rule(seconds=st.sampled_from([0.01, 0.3, 0.6, 2.0, 6.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.circuit.clock.advance(seconds)
+
+    @rule()
+    def opened_by_hand(self) -> None:
+        self.circuit.breaker.open()
+        assert self.circuit.state == OPEN
+
+    @rule()
+    def closed_by_hand(self) -> None:
+        self.circuit.breaker.close()
+        assert self.circuit.state == CLOSED
+
+    @invariant()
+    def never_more_permits_than_probes(self) -> None:
+        """Not one attempt too many is let through while half-open."""
+        assert 0 <= self.lent <= self.probes
+
+    @invariant()
+    def never_a_permit_lost(self) -> None:
+        """While half-open, a permit that is not out can be had."""
+        if self.circuit.state == HALF_OPEN:
+            assert self.circuit.breaker.refusing() == (self.lent == self.probes)
+
+    @invariant()
+    def closed_lets_through_and_open_refuses(self) -> None:
+        """The other two states know no permits."""
+        breaker = self.circuit.breaker
+        if self.circuit.state == CLOSED:
+            assert not breaker.refusing()
+        elif self.circuit.state == OPEN and self.circuit.clock() < breaker.open_until:
+            assert breaker.refusing()
+            assert breaker.open_until - self.circuit.clock() <= 5.0
+
+    @invariant()
+    def transitions_are_legal_and_joined(self) -> None:
+        """Each transition starts where the last one ended; none goes from a state to itself."""
+        moves = self.circuit.moves
+        assert set(moves) <= LEGAL
+        assert [old for old, _ in moves] == [CLOSED, *(new for _, new in moves)][: len(moves)]
+
+    def teardown(self) -> None:
+        """Whatever happened, a target that is well again is found out to be."""
+        if not hasattr(self, "circuit"):
+            return
+        for attempt in self.open:
+            self.circuit.end(attempt, NEUTRAL)
+        self.circuit.clock.advance(10)
+        self.circuit.run(SUCCESS, self.probes)
+        assert self.circuit.state == CLOSED
+
+
+TestAnyInterleaving = AnyInterleaving.TestCase
+TestAnyInterleaving.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

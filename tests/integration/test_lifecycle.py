@@ -1,0 +1,225 @@
+"""The process: it starts quickly, drains on the first signal, and stops on the second."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from tests.integration.harness import (
+    PATIENCE,
+    BrokenError,
+    Client,
+    Exchange,
+    Target,
+    eventually,
+    exchange,
+    get,
+    plain,
+    response,
+    whole_config,
+)
+
+_SOURCE = Path(__file__).parents[2] / "src"
+
+
+class Process:
+    """`python -m outrider run`, its ports and its log."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[dict[str, Any]] = []
+        self.port = self.telemetry = 0
+        self.started_in = 0.0
+        self._reading: asyncio.Task[None] | None = None
+
+    async def ready(self, began: float) -> None:
+        """Wait for the line that says so."""
+        while not self.port:
+            line = await self._line()
+            assert line is not None, f"it ended: {self.lines}"
+            if line["msg"] == "ready":
+                self.started_in = monotonic() - began
+                self.port, self.telemetry = line["ports"]["listen"], line["ports"]["telemetry.listen"]
+        self._reading = asyncio.create_task(self._rest())
+
+    async def _line(self) -> dict[str, Any] | None:
+        assert self.process.stderr is not None
+        text = await self.process.stderr.readline()
+        if not text:
+            return None
+        self.lines.append(json.loads(text))
+        return self.lines[-1]
+
+    async def _rest(self) -> None:
+        while await self._line() is not None:
+            pass
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def exit(self) -> int:
+        """Wait for the end; the exit code."""
+        async with asyncio.timeout(PATIENCE):
+            code = await self.process.wait()
+            assert self._reading is not None
+            await self._reading
+        return code
+
+    def said(self, message: str) -> bool:
+        return any(line["msg"] == message for line in self.lines)
+
+
+@asynccontextmanager
+async def running(folder: Path, text: str) -> AsyncIterator[Process]:
+    """Run the program until the block ends."""
+    file = folder / "outrider.yaml"
+    file.write_text(whole_config(text))
+    began = monotonic()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "outrider", "run", "-c", str(file),
+        stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(_SOURCE)},
+    )  # fmt: skip
+    one = Process(process)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await one.ready(began)
+        yield one
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        if one._reading is not None:
+            await one._reading
+
+
+class Held:
+    """A target script that answers when it is told to."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+
+    async def __call__(self, one: Exchange) -> None:
+        await one.body()
+        await self.go.wait()
+        await one.send(response(200, b"done"))
+
+
+async def status_of(port: int, path: str) -> int:
+    return (await exchange(port, get(path, "Connection: close", host="127.0.0.1"))).status
+
+
+async def test_it_is_ready_in_half_a_second(tmp_path: Path) -> None:
+    """From the start of the process to the first call it could carry, best of three."""
+    times = []
+    for _ in range(3):
+        async with running(tmp_path, "services: { user: 'http://127.0.0.1:9' }") as one:
+            times.append(one.started_in)
+            assert await status_of(one.telemetry, "/readyz") == 200
+    assert min(times) < 0.5
+
+
+async def test_sigterm_lets_calls_end(tmp_path: Path) -> None:
+    """A call in flight is carried to its end, readiness says no, new calls are still taken, and the exit is clean."""
+    held = Held()
+    async with Target([held, plain()]) as target, running(tmp_path, f"services: {{ user: '{target.url}' }}") as one:
+        async with Client(one.port) as client:
+            await client.send(get("/user/x"))
+            await eventually(lambda: target.busy, "the call at the target")
+            one.signal(signal.SIGTERM)
+            await eventually(lambda: one.said("draining"), "draining")
+            assert await status_of(one.telemetry, "/readyz") == 503
+            assert await status_of(one.telemetry, "/healthz") == 200
+            assert (await exchange(one.port, get("/user/y"))).status == 200
+            held.go.set()
+            answer = await client.answer()
+            assert (answer.status, answer.body, answer.get("connection")) == (200, b"done", "close")
+        assert await one.exit() == 0
+        assert one.said("stopped")
+    assert len(target.seen) == 2
+
+
+async def test_sigterm_without_calls_ends_soon(tmp_path: Path) -> None:
+    """When the app has already gone, nobody is waited for."""
+    async with running(tmp_path, "services: { user: 'http://127.0.0.1:9' }") as one:
+        began = monotonic()
+        one.signal(signal.SIGTERM)
+        assert await one.exit() == 0
+        assert monotonic() - began < 2.5
+
+
+async def test_sigint_ends_when_no_call_is_in_flight(tmp_path: Path) -> None:
+    """Ctrl-C does not wait for idle connections."""
+    async with Target(plain()) as target, running(tmp_path, f"services: {{ user: '{target.url}' }}") as one:
+        async with Client(one.port) as client:
+            await client.call(get("/user/x"))
+            one.signal(signal.SIGINT)
+            assert await one.exit() == 0
+
+
+async def test_draining_ends_at_its_limit(tmp_path: Path) -> None:
+    """A call that does not end is cut off visibly, and the exit code says that it was not clean."""
+    text = "shutdown: {{ drain: 300ms }}\nservices: {{ user: '{}' }}"
+    async with Target(Held()) as target, running(tmp_path, text.format(target.url)) as one, Client(one.port) as client:
+        await client.send(get("/user/x"))
+        await eventually(lambda: target.busy, "the call at the target")
+        one.signal(signal.SIGTERM)
+        assert await one.exit() == 1
+        with pytest.raises(BrokenError):
+            await client.answer()
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+async def test_a_second_signal_stops_at_once(tmp_path: Path, second: signal.Signals) -> None:
+    """Whoever asks twice does not want to wait."""
+    async with Target(Held()) as target, running(tmp_path, f"services: {{ user: '{target.url}' }}") as one:
+        async with Client(one.port) as client:
+            await client.send(get("/user/x"))
+            await eventually(lambda: target.busy, "the call at the target")
+            one.signal(signal.SIGTERM)
+            await eventually(lambda: one.said("draining"), "draining")
+            began = monotonic()
+            one.signal(second)
+            assert await one.exit() == 1
+            assert monotonic() - began < 1
+            with pytest.raises(BrokenError):
+                await client.answer()
+    assert one.said("stopped by a second signal")
+
+
+async def test_sighup_does_not_end_it(tmp_path: Path) -> None:
+    """Whatever becomes of the configuration, calls go on."""
+    async with Target(plain()) as target, running(tmp_path, f"services: {{ user: '{target.url}' }}") as one:
+        async with Client(one.port) as client:
+            for _ in range(3):
+                one.signal(signal.SIGHUP)
+                assert (await client.call(get("/user/x"))).status == 200
+        assert one.process.returncode is None
+        assert await status_of(one.telemetry, "/readyz") == 200
+
+
+async def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
+    """A start that fails names the key and the reason, and exits 1."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        file = tmp_path / "outrider.yaml"
+        file.write_text(whole_config(f"listen: 127.0.0.1:{port}\nservices: {{ user: 'http://127.0.0.1:9' }}"))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "outrider", "run", "-c", str(file),
+            stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(_SOURCE)},
+        )  # fmt: skip
+        async with asyncio.timeout(PATIENCE):
+            _, text = await process.communicate()
+    assert process.returncode == 1
+    assert text.decode() == f"outrider: listen: 127.0.0.1:{port} is already in use by another process\n"

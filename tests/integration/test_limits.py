@@ -1,0 +1,306 @@
+"""What is too much: rates, calls in flight, sizes, slowness and connections."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+
+import pytest
+
+from tests.integration.conftest import Outrider
+from tests.integration.harness import (
+    Answer,
+    BrokenError,
+    Client,
+    Exchange,
+    Target,
+    chunked,
+    eventually,
+    exchange,
+    get,
+    plain,
+    request,
+    response,
+    slow,
+)
+
+
+def config(target: Target, more: str = "", limits: str = "") -> str:
+    return f"limits: {{ {limits} }}\nservices:\n  user: {{ url: '{target.url}', {more} }}"
+
+
+class Gate:
+    """A target script that holds every call until it is opened."""
+
+    def __init__(self) -> None:
+        self._open = asyncio.Event()
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def __call__(self, one: Exchange) -> None:
+        await one.body()
+        await self._open.wait()
+        await one.send(response())
+
+
+async def test_a_rate_limit_refuses_what_comes_too_soon(outrider: Outrider) -> None:
+    """Beyond the burst the app gets 429 with the time to wait, and the target gets nothing."""
+    more = "rate_limit: { rate: 10/m, burst: 3 }"
+    async with Target(plain()) as target, outrider(config(target, more)) as proxy, Client(proxy.port) as client:
+        answers = [await client.call(get("/user/x")) for _ in range(5)]
+        assert proxy.outcomes() == {"ok": 3, "rate_limited": 2}
+    assert [answer.status for answer in answers] == [200, 200, 200, 429, 429]
+    assert answers[3].get("retry-after") == "6"
+    assert b'"error": "RATE_LIMITED"' in answers[3].body
+    assert "error=http_request_denied" in (answers[3].get("proxy-status") or "")
+    assert len(target.seen) == 3
+
+
+async def test_a_rate_limit_lets_go_again(outrider: Outrider) -> None:
+    """The allowance comes back with time."""
+    more = "rate_limit: { rate: 20/s, burst: 1 }"
+    async with Target(plain()) as target, outrider(config(target, more)) as proxy, Client(proxy.port) as client:
+        assert (await client.call(get("/user/x"))).status == 200
+        assert (await client.call(get("/user/x"))).status == 429
+        await asyncio.sleep(0.06)
+        assert (await client.call(get("/user/x"))).status == 200
+
+
+async def test_a_rate_limit_per_user_keeps_users_apart(outrider: Outrider) -> None:
+    """One user at the limit does not use up what another may."""
+    more = "rate_limit: { rate: 1/m, key: 'header:x-user-id' }"
+    async with Target(plain()) as target, outrider(config(target, more)) as proxy, Client(proxy.port) as client:
+        statuses = [(await client.call(get("/user/x", f"x-user-id: {user}"))).status for user in "aabbc"]
+    assert statuses == [200, 429, 200, 429, 200]
+
+
+async def test_no_more_calls_in_flight_than_allowed(outrider: Outrider) -> None:
+    """The bulkhead refuses the next call at once, and opens again when one has ended."""
+    gate = Gate()
+    async with Target(gate) as target, outrider(config(target, "max_in_flight: 3")) as proxy:
+        calls = [asyncio.create_task(exchange(proxy.port, get("/user/x"))) for _ in range(3)]
+        await eventually(lambda: target.busy == 3, "three calls in flight")
+        refused = await exchange(proxy.port, get("/user/x"))
+        gate.open()
+        assert [answer.status for answer in await asyncio.gather(*calls)] == [200] * 3
+        assert (await exchange(proxy.port, get("/user/x"))).status == 200
+    assert (refused.status, refused.get("retry-after")) == (503, "1")
+    assert b'"error": "OVERLOADED"' in refused.body
+    assert "error=connection_limit_reached" in (refused.get("proxy-status") or "")
+    assert target.most_busy == 3
+
+
+async def test_limits_of_one_service_are_no_limits_of_another(outrider: Outrider) -> None:
+    """Rate and calls in flight are counted per service."""
+    gate = Gate()
+    async with Target(gate) as held, Target(plain()) as free:
+        text = (
+            f"defaults: {{ max_in_flight: 1, rate_limit: {{ rate: 1/m, burst: 2 }} }}\n"
+            f"services: {{ user: '{held.url}', other: '{free.url}' }}"
+        )
+        async with outrider(text) as proxy:
+            call = asyncio.create_task(exchange(proxy.port, get("/user/x")))
+            await eventually(lambda: held.busy == 1, "a call in flight")
+            assert (await exchange(proxy.port, get("/user/x"))).status == 503
+            assert (await exchange(proxy.port, get("/user/x"))).status == 429
+            assert (await exchange(proxy.port, get("/other/x"))).status == 200
+            assert (await exchange(proxy.port, get("/other/x"))).status == 200
+            gate.open()
+            assert (await call).status == 200
+
+
+async def test_a_slow_target_slows_nobody_else(outrider: Outrider) -> None:
+    """While a hundred calls wait for one target, calls to another are as quick as ever."""
+    gate = Gate()
+    async with Target(gate) as held, Target(plain()) as quick:
+        async with outrider(f"services: {{ user: '{held.url}', other: '{quick.url}' }}") as proxy:
+            calls = [asyncio.create_task(exchange(proxy.port, get("/user/x"))) for _ in range(100)]
+            await eventually(lambda: held.busy == 100, "a hundred calls waiting")
+            began = monotonic()
+            async with Client(proxy.port) as client:
+                for _ in range(50):
+                    assert (await client.call(get("/other/x"))).status == 200
+            took = monotonic() - began
+            gate.open()
+            await asyncio.gather(*calls)
+    assert took < 0.5
+
+
+async def test_a_hundred_connections_are_carried_at_once(outrider: Outrider) -> None:
+    """Calls on different connections do not wait for each other."""
+    async with Target(slow(0.1)) as target, outrider(config(target)) as proxy:
+        began = monotonic()
+        answers = await asyncio.gather(*(exchange(proxy.port, get("/user/x")) for _ in range(100)))
+        took = monotonic() - began
+    assert {answer.status for answer in answers} == {200}
+    assert took < 1.0
+
+
+@pytest.mark.parametrize("expect", [False, True])
+async def test_a_body_declared_too_large_is_refused(outrider: Outrider, expect: bool) -> None:
+    """413 before a byte of the body has been asked for; the target hears nothing."""
+    lines = ["Expect: 100-continue"] if expect else []
+    async with Target(plain()) as target, outrider(config(target, limits="body_bytes: 1KiB")) as proxy:
+        async with Client(proxy.port) as client:
+            await client.send(request("POST", "/user/x", None, "Content-Length: 1025", *lines))
+            answer = await client.answer()
+            await client.send(b"x" * 1025)
+            assert await client.end() == "eof"
+    assert (answer.status, answer.get("connection"), answer.interims) == (413, "close", [])
+    assert b'"error": "BODY_TOO_LARGE"' in answer.body
+    assert target.seen == []
+
+
+async def test_a_body_of_exactly_the_limit_passes(outrider: Outrider) -> None:
+    """The limit itself is allowed, in both framings."""
+    body = b"x" * 1024
+    async with Target(plain()) as target, outrider(config(target, limits="body_bytes: 1KiB")) as proxy:
+        assert (await exchange(proxy.port, request("POST", "/user/x", body))).status == 200
+        data = request("POST", "/user/x", None, "Transfer-Encoding: chunked") + chunked(body)
+        assert (await exchange(proxy.port, data)).status == 200
+    assert target.bodies() == [body, body]
+
+
+async def test_a_chunked_body_that_grows_too_large_is_refused(outrider: Outrider) -> None:
+    """An upload of unknown size is stopped at the limit, and the target never takes it for complete."""
+    async with Target(plain()) as target, outrider(config(target, limits="body_bytes: 100KiB")) as proxy:
+        async with Client(proxy.port) as client:
+            await client.send(request("POST", "/user/x", None, "Transfer-Encoding: chunked"))
+            for _ in range(40):
+                await client.send(b"1000\r\n" + b"x" * 4096 + b"\r\n")
+                await asyncio.sleep(0)
+            answer = await client.answer()
+        await eventually(lambda: not target.busy, "the target gave up")
+    assert (answer.status, answer.get("connection")) == (413, "close")
+    assert not any(seen.complete for seen in target.seen)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        pytest.param(["X-Long: " + "x" * 2000], id="one long field"),
+        pytest.param([f"X-{number}: 1" for number in range(30)], id="many fields"),
+        pytest.param(["X-Long: " + "x" * 300_000], id="far too long"),
+    ],
+)
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_a_head_too_large_is_refused(outrider: Outrider, lines: list[str], at_once: bool) -> None:
+    """431 for too many bytes or too many fields, however they arrive, and the connection ends."""
+    data = get("/user/x", *lines)
+    step = len(data) if at_once else 700
+    async with Target(plain()) as target, outrider(config(target, limits="header_bytes: 1KiB, headers: 20")) as proxy:
+        async with Client(proxy.port) as client:
+            for start in range(0, len(data), step):
+                await client.send(data[start : start + step])
+                await asyncio.sleep(0.001 if len(data) < 10_000 else 0)
+            answer = await client.answer()
+            assert await client.end() in ("eof", "reset")
+    assert (answer.status, answer.get("connection")) == (431, "close")
+    assert b'"error": "HEAD_TOO_LARGE"' in answer.body
+    assert target.seen == []
+
+
+async def test_a_long_path_counts_as_head(outrider: Outrider) -> None:
+    """The request target is part of what header_bytes bounds."""
+    async with Target(plain()) as target, outrider(config(target, limits="header_bytes: 1KiB")) as proxy:
+        assert (await exchange(proxy.port, get("/user/" + "x" * 2000))).status == 431
+    assert target.seen == []
+
+
+@pytest.mark.parametrize("part", [b"GET /user/x HTTP/1.1\r\nHost: a\r\nX-", b"GET /user/x", b"GET /", b"GE"])
+async def test_a_head_too_slow_is_refused(outrider: Outrider, part: bytes) -> None:
+    """A head that does not come to its end in time is answered 408, wherever it stopped."""
+    async with Target(plain()) as target, outrider(config(target, limits="header_timeout: 150ms")) as proxy:
+        async with Client(proxy.port) as client:
+            began = monotonic()
+            await client.send(part)
+            async with asyncio.timeout(1):
+                answer = await client.answer()
+            assert 0.1 < monotonic() - began < 0.6
+            assert await client.end() == "eof"
+    assert (answer.status, answer.get("connection")) == (408, "close")
+    assert target.seen == []
+
+
+async def test_dripping_bytes_does_not_win_time(outrider: Outrider) -> None:
+    """The time for a head runs from its first byte, whatever still trickles in."""
+    async with Target(plain()) as target, outrider(config(target, limits="header_timeout: 150ms")) as proxy:
+        async with Client(proxy.port) as client:
+            began = monotonic()
+            for byte in get("/user/x", "X-Slow: " + "x" * 60):
+                await client.send(bytes([byte]))
+                await asyncio.sleep(0.01)
+                if monotonic() - began > 0.4:
+                    break
+            assert (await client.answer()).status == 408
+    assert target.seen == []
+
+
+async def test_an_idle_connection_is_not_a_slow_head(outrider: Outrider) -> None:
+    """Between calls a kept connection may rest for longer than a head may take."""
+    async with Target(plain()) as target, outrider(config(target, limits="header_timeout: 50ms")) as proxy:
+        async with Client(proxy.port) as client:
+            await client.call(get("/user/x"))
+            await asyncio.sleep(0.15)
+            assert (await client.call(get("/user/x"))).status == 200
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 100", "Transfer-Encoding: chunked"])
+async def test_a_body_that_stands_still_is_refused(outrider: Outrider, framing: str) -> None:
+    """An upload that stops is answered 408, and the target never takes it for complete."""
+    async with Target(plain()) as target, outrider(config(target, limits="body_idle_timeout: 150ms")) as proxy:
+        async with Client(proxy.port) as client:
+            await client.send(request("POST", "/user/x", None, framing) + b"5\r\nabcde\r\n")
+            answer = await client.answer()
+            assert await client.end() in ("eof", "reset")
+        await eventually(lambda: not target.busy, "the target gave up")
+        assert proxy.breaker_state() == "closed"
+    assert (answer.status, answer.get("connection")) == (408, "close")
+    assert not any(seen.complete for seen in target.seen)
+
+
+async def test_a_slow_but_moving_body_passes(outrider: Outrider) -> None:
+    """The limit is on standing still, not on taking long."""
+    async with Target(plain()) as target, outrider(config(target, limits="body_idle_timeout: 150ms")) as proxy:
+        async with Client(proxy.port) as client:
+            await client.send(request("POST", "/user/x", None, "Content-Length: 5"))
+            for byte in b"abcde":
+                await asyncio.sleep(0.06)
+                await client.send(bytes([byte]))
+            assert (await client.answer()).status == 200
+    assert target.bodies() == [b"abcde"]
+
+
+async def test_no_more_connections_than_allowed(outrider: Outrider) -> None:
+    """Connections beyond the limit are told so and closed, and those within it are not disturbed."""
+
+    async def refused() -> Answer:
+        async with Client(proxy.port) as client:
+            answer = await client.answer()
+            assert await client.end() == "eof"
+            return answer
+
+    async with Target(plain()) as target, outrider(config(target, limits="downstream_connections: 2")) as proxy:
+        async with Client(proxy.port) as one, Client(proxy.port) as two:
+            await one.call(get("/user/x"))
+            await two.call(get("/user/x"))
+            answers = [await refused() for _ in range(3)]
+            assert (await one.call(get("/user/x"))).status == 200
+        await eventually(lambda: not proxy.app.runtime.proxy.connections, "all connections gone")
+        assert (await exchange(proxy.port, get("/user/x"))).status == 200
+        assert proxy.app.runtime.proxy.stats.refused_connections == 3
+    for answer in answers:
+        assert (answer.status, answer.get("retry-after"), answer.get("connection")) == (503, "1", "close")
+
+
+async def test_a_refused_connection_never_reaches_a_target(outrider: Outrider) -> None:
+    """What is sent on a connection beyond the limit is not carried out."""
+    async with Target(plain()) as target, outrider(config(target, limits="downstream_connections: 1")) as proxy:
+        async with Client(proxy.port) as one:
+            await one.call(get("/user/x"))
+            try:
+                assert (await exchange(proxy.port, request("POST", "/user/x", b"charge"))).status == 503
+            except BrokenError:
+                pass
+    assert [seen.method for seen in target.seen] == ["GET"]

@@ -1,0 +1,151 @@
+"""The import rules: two planes, the words beneath them, and one module that sees both."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+SOURCE = TESTS.parent / "src" / "outrider"
+FILES = sorted(SOURCE.rglob("*.py"))
+POLICIES = sorted(path.stem for path in (SOURCE / "dataplane" / "policies").glob("[!_]*.py"))
+
+# Who else, besides the compiler, may know the configuration and a policy: each for one policy it looks after.
+KNOWS_BOTH = {
+    "controlplane/compile.py": set(POLICIES),  # turns the one into the other
+    "controlplane/secrets.py": {"credentials"},  # replaces values that have changed
+    "controlplane/admin/server.py": {"breaker"},  # shows, opens and closes circuits
+}
+
+every_module = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(SOURCE).as_posix()
+
+
+def imports(path: Path) -> Iterator[str]:
+    """What of ours a module imports, e.g. `model.failure`, inside functions and for type checkers too."""
+    package = ["outrider", *path.relative_to(SOURCE).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            names = [f"{module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if name.split(".")[0] == "outrider":
+                yield name.partition(".")[2] or "__init__"
+
+
+def planes(path: Path) -> set[str]:
+    """The top-level packages and modules of ours that a module imports."""
+    return {name.split(".")[0] for name in imports(path)} - {"__version__"}
+
+
+def within(folder: str) -> list[Path]:
+    found = [path for path in FILES if name_of(path).startswith(f"{folder}/")]
+    assert found
+    return found
+
+
+def test_model_imports_nothing_of_ours_but_itself() -> None:
+    """The words depend on nobody."""
+    for path in within("model"):
+        assert planes(path) <= {"model"}, name_of(path)
+
+
+def test_model_is_standard_library_only() -> None:
+    """The words need nothing installed."""
+    for path in within("model"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module:
+                names = [node.module]
+            for name in names:
+                assert name.split(".")[0] in sys.stdlib_module_names | {"outrider"}, f"{name_of(path)}: {name}"
+
+
+def test_the_data_plane_knows_neither_configuration_nor_control_plane() -> None:
+    """What touches calls imports the words and itself."""
+    for path in within("dataplane"):
+        assert planes(path) <= {"model", "dataplane"}, name_of(path)
+
+
+def test_the_configuration_knows_no_plane() -> None:
+    """Reading a file has nothing to do with calls."""
+    for path in within("config"):
+        assert planes(path) <= {"model", "config", "errors"}, name_of(path)
+
+
+def test_the_control_plane_does_not_know_who_starts_it() -> None:
+    """Neither the command line nor the composition root."""
+    for path in within("controlplane"):
+        assert not planes(path) & {"cli", "app", "__main__"}, name_of(path)
+
+
+def test_only_the_composition_root_and_the_command_line_start_things() -> None:
+    """Nothing but `cli` and `__main__` imports `app` or `cli`."""
+    for path in FILES:
+        if not name_of(path).startswith(("cli/", "__main__", "app.py")):
+            assert not planes(path) & {"cli", "app"}, name_of(path)
+
+
+def test_the_configuration_meets_the_policies_in_one_place() -> None:
+    """Only the compiler knows both; two others look after one policy each."""
+    for path in FILES:
+        imported = list(imports(path))
+        policies = {name.split(".")[2] for name in imported if name.startswith("dataplane.policies.")}
+        if policies and any(name.startswith("config.") for name in imported):
+            assert policies <= KNOWS_BOTH.get(name_of(path), set()), name_of(path)
+
+
+def test_policies_are_made_in_one_place() -> None:
+    """Outside the data plane, only the compiler calls a policy's class."""
+    for path in FILES:
+        name = name_of(path)
+        if name.startswith("dataplane/") or name == "controlplane/compile.py":
+            continue
+        tree = ast.parse(path.read_text())
+        made = {
+            node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        }
+        policy_names = {
+            alias.asname or alias.name
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("outrider.dataplane.policies")
+            for alias in node.names
+        }
+        assert not made & policy_names, name
+
+
+def test_no_relative_imports() -> None:
+    """Every import says in full where it comes from."""
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            assert not (isinstance(node, ast.ImportFrom) and node.level), name_of(path)
+
+
+@every_module
+def test_every_module_says_what_it_is_for(path: Path) -> None:
+    """Each file begins with a docstring."""
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_every_policy_has_a_test_file(policy: str) -> None:
+    """One file per policy, and one file of tests for each."""
+    assert (TESTS / "dataplane" / "policies" / f"test_{policy}.py").is_file()
+
+
+def test_every_policy_test_file_has_its_policy() -> None:
+    """No tests are left over from a policy that is gone."""
+    tested = {path.stem.removeprefix("test_") for path in (TESTS / "dataplane" / "policies").glob("test_*.py")}
+    assert tested == set(POLICIES)
