@@ -128,7 +128,9 @@ async def test_a_malformed_request_in_pieces_reaches_nobody(outrider: Outrider, 
     assert not any(seen.complete for seen in target.seen)
 
 
-@pytest.mark.parametrize("case", ["gzip, chunked", "chunked in HTTP/1.0", "length and chunked", "large length", "TRACE"])
+@pytest.mark.parametrize(
+    "case", ["gzip, chunked", "chunked in HTTP/1.0", "length and chunked", "large length", "TRACE"]
+)
 async def test_a_refusal_is_heard_by_an_app_that_is_still_sending(outrider: Outrider, case: str) -> None:
     """Closing at once would reset the connection and take the answer with it (RFC 9112 §9.6)."""
     data, status = MALFORMED[case]
@@ -198,7 +200,10 @@ async def test_an_upgrade_is_ignored(outrider: Outrider, lines: tuple[str, ...],
     if framing == "none":
         data, body = get("/user/x", *lines), b""
     elif framing == "length":
-        data, body = request("POST", "/user/x", b"GET /user/evil HTTP/1.1\r\n\r\n", *lines), b"GET /user/evil HTTP/1.1\r\n\r\n"
+        data, body = (
+            request("POST", "/user/x", b"GET /user/evil HTTP/1.1\r\n\r\n", *lines),
+            b"GET /user/evil HTTP/1.1\r\n\r\n",
+        )
     else:
         data = request("POST", "/user/x", None, *lines, "Transfer-Encoding: chunked") + chunked(b"one", b"two")
         body = b"onetwo"
@@ -369,7 +374,10 @@ async def test_bytes_waiting_on_an_idle_connection_answer_nobody(outrider: Outri
             async with Client(proxy.port) as client:
                 await client.call(get("/user/x"))
                 # Both reach the kernel before Outrider looks again, in either order.
-                writes = [(client.writer, request(method, "/user/y", b"")), (idle.pop().writer, response(200, b"poison"))]
+                writes = [
+                    (client.writer, request(method, "/user/y", b"")),
+                    (idle.pop().writer, response(200, b"poison")),
+                ]
                 for writer, data in writes if first == "request" else writes[::-1]:
                     writer.write(data)
                 assert (await client.answer()).body == b"next"

@@ -498,7 +498,9 @@ async def test_a_refusal_between_pipelined_calls_takes_its_turn(outrider: Outrid
             assert [(await client.answer()).status for _ in range(3)] == [200, 502, 200]
 
 
-@pytest.mark.parametrize("bad", [b"GARBAGE\r\n\r\n", b"GET /user/x HTTP/1.1\r\n\r\n", b"GET /user/x HTTP/1.1\r\nBad Name: 1\r\n\r\n"])
+@pytest.mark.parametrize(
+    "bad", [b"GARBAGE\r\n\r\n", b"GET /user/x HTTP/1.1\r\n\r\n", b"GET /user/x HTTP/1.1\r\nBad Name: 1\r\n\r\n"]
+)
 async def test_a_malformed_request_between_pipelined_calls(outrider: Outrider, bad: bytes) -> None:
     """The calls before it are answered, then it is refused, and nothing after it is carried."""
     data = get("/user/1") + get("/user/2") + bad + get("/user/4")

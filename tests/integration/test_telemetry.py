@@ -99,7 +99,9 @@ services:
     assert sample(found, "outrider_retries_suppressed_total", service="user", reason="not_idempotent") == 3
     assert sample(found, "outrider_circuit_state", service="user", state="open") == 1
     assert sample(found, "outrider_circuit_state", service="user", state="closed") == 0
-    assert sample(found, "outrider_circuit_transitions_total", **{"service": "user", "from": "closed", "to": "open"}) == 1
+    assert (
+        sample(found, "outrider_circuit_transitions_total", **{"service": "user", "from": "closed", "to": "open"}) == 1
+    )
     assert sample(found, "outrider_request_duration_seconds_count", service="user", route=route) == 2
     assert sample(found, "outrider_request_duration_seconds_bucket", service="user", route=route, le="+Inf") == 2
     assert sample(found, "outrider_overhead_seconds_count") == 9
@@ -356,7 +358,12 @@ async def test_a_call_the_app_gave_up_is_logged_as_499(outrider: Outrider, caplo
             await eventually(lambda: target.busy, "the call")
         await eventually(lambda: calls(caplog), "a line")
     (line,) = calls(caplog)
-    assert (line["status"], line["outcome"], line["flags"], line["why"]) == (499, "cancelled", "DC", ["the app hung up"])
+    assert (line["status"], line["outcome"], line["flags"], line["why"]) == (
+        499,
+        "cancelled",
+        "DC",
+        ["the app hung up"],
+    )
 
 
 @pytest.mark.parametrize(("access", "lines"), [("none", 0), ("errors", 1), ("all", 3), ("0%", 1), ("100%", 3)])
@@ -366,7 +373,7 @@ async def test_what_is_logged_can_be_chosen(
     """none, errors, all, or errors and a share of the rest."""
     caplog.set_level(logging.DEBUG, "outrider")
     text = f"observability: {{ log: {{ access: '{access}' }} }}\nservices: {{ user: 'URL' }}"
-    async with Target([plain(), plain(), plain(500)]) as target, outrider(text.replace('URL', target.url)) as proxy:
+    async with Target([plain(), plain(), plain(500)]) as target, outrider(text.replace("URL", target.url)) as proxy:
         async with Client(proxy.port) as client:
             for _ in range(3):
                 await client.call(get("/user/x", "x-outrider-retry: off"))

@@ -166,6 +166,7 @@ def _effective(config: Config, document: Document, at: KeyPath, layers: list[dic
             hint = did_you_mean(name, config.credentials) or "declare it under credentials"
             place = (*at, "auth") if (*at, "auth") in document.marks else ("defaults", "auth")
             document.complain(place, f'there is no credential "{name}"', hint)
+    _check_owners(config, document, at, auth, headers, merged["correlation"].get("header", "x-correlation-id"))
     for header, value in headers.set.items():
         for variable in unknown_variables(value, frozenset(("service", "target", "instance"))):
             message = f"nothing provides {{{variable}}}"
@@ -187,6 +188,26 @@ def _effective(config: Config, document: Document, at: KeyPath, layers: list[dic
     )
     _check_times(document, at, effective)
     return effective
+
+
+def _check_owners(
+    config: Config, document: Document, at: KeyPath, auth: list[str], headers: Headers, correlation: str
+) -> None:
+    """Every header that Outrider writes has one source: two would send it twice."""
+    owners = {correlation.lower().replace("_", "-"): "the correlation id"}
+    for name in auth:
+        credential = config.credentials.get(name)
+        if credential is not None:
+            _claim(document, (*at, "auth"), owners, credential.header, f"the credential {name}")
+    for header in headers.set:
+        _claim(document, (*at, "headers", "set", header), owners, header, "headers.set")
+
+
+def _claim(document: Document, path: KeyPath, owners: dict[str, str], header: str, who: str) -> None:
+    owner = owners.setdefault(header.lower().replace("_", "-"), who)
+    if owner != who:
+        place = path if path in document.marks else ("defaults", *path[2:])
+        document.complain(place, f"{header} is already written by {owner}", "let only one of them write it")
 
 
 def _built(model: type[Any], values: dict[str, Any] | bool | None) -> Any:

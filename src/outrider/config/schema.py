@@ -248,6 +248,12 @@ class Fallback(Base):
     """Further headers."""
 
 
+def _no_body(fallback: Fallback) -> Fallback:
+    if fallback.status in (204, 304) and fallback.json_ is not None:
+        raise _fail(f"an answer with status {fallback.status} has no body; leave json out")
+    return fallback
+
+
 def _fallback(value: Any) -> Any:
     if value == "last-good":
         raise PydanticCustomError("not_yet", "last-good is not supported yet; give a status and json")
@@ -281,7 +287,7 @@ class PolicyFields(Base):
     """At most so many calls at a time."""
     rate_limit: Annotated[RateLimit, BeforeValidator(_rate_limit)] | Switch | None = None
     """At most so many calls in a time."""
-    fallback: Annotated[Fallback, BeforeValidator(_fallback)] | Switch | None = None
+    fallback: Annotated[Fallback, BeforeValidator(_fallback), AfterValidator(_no_body)] | Switch | None = None
     """A prepared answer for when the service fails."""
     balance: Annotated[str | None, BeforeValidator(_balance)] = None
     """How to choose among endpoints: least-requests (default) or round-robin."""

@@ -156,6 +156,8 @@ class Attempt:
         body = call.body
         # The target cannot answer what it has not got: see `upload_ended`.
         connection.begin(self, self.due if body is None or body.complete else call.deadline)
+        if connection.settled:
+            return  # it has died since it was chosen
         lines = [stamp.stamp(self) for stamp in route.stamps]
         head = request_head(call, endpoint, route.owned, lines, call.expect_continue and not call.continued)
         if body is None:

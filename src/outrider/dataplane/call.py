@@ -173,7 +173,8 @@ async def first_good(call: Call) -> Response | Failure:
         else:
             attempt.seal(result.kind.outcome)
         call.note(f"wait {decision.wait * 1000:.0f} ms")
-        await asyncio.sleep(decision.wait)
+        if decision.wait > 0:
+            await asyncio.sleep(decision.wait)
         started = monotonic()
         call.paused += started - attempt.answered
 

@@ -44,6 +44,7 @@ async def dial(endpoint: Endpoint, timers: Timers, timeout: float) -> Upstream |
             kind = Kind.CONNECT_REFUSED
         failure = Failure(kind, f"could not connect to {name}: {error.strerror or error}", endpoint=name)
     else:
+        connection.counted()
         endpoint.stats.connects["ok"] += 1
         return connection
     endpoint.stats.connects[failure.kind.proxy_error] += 1

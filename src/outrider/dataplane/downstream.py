@@ -49,6 +49,7 @@ _NO_BODY = frozenset((204, 304))
 # Seconds that a refused upload may go on before the connection is cut, so that the app can read the answer.
 _LINGER = 2.0
 _MAX_KNOWN_HOSTS = 256
+_LARGEST_READ = 256 * 1024
 _REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
 _ATTEMPTS = [b"x-outrider-attempts: %d\r\nserver-timing: outrider;dur=" % n for n in range(12)]
 _TENTHS = [b"%d.%d" % divmod(n, 10) for n in range(1000)]
@@ -72,15 +73,19 @@ class Downstream:
         "_drive",
         "_feed_size",
         "_head_bytes",
+        "_head_since",
         "_in_head",
         "_incoming",
+        "_linger_buffered",
         "_lingering",
         "_lost",
+        "_oversize",
         "_parser",
         "_queue",
         "_reading_paused",
         "_skip_head",
         "_source",
+        "_stray_bytes",
         "_transport",
         "_upgrading",
         "due",
@@ -99,6 +104,9 @@ class Downstream:
         self._in_head = False
         self._head_bytes = 0  # of feeds after the one in which the head began
         self._feed_size = 0
+        self._stray_bytes = 0  # since the last byte of body
+        self._oversize = False
+        self._head_since = 0.0
         self._discarding = False  # whatever follows is read and thrown away
         self._skip_head = False
         self._upgrading = False
@@ -113,6 +121,7 @@ class Downstream:
         self._close_after = False
         self._deaf = False  # nothing more is read as a request
         self._lingering = False
+        self._linger_buffered: int | None = None
         self._lost = False
         self.write_paused = False
         self.due = NEVER
@@ -278,21 +287,24 @@ class Downstream:
         )
 
     def _close_politely(self) -> None:
-        """Close after the answer has been sent. If the app is still sending, keep reading for a moment:
-        closing at once would reset the connection and take the answer with it (RFC 9112 §9.6)."""
+        """Close after the answer has been sent. Closing at once would reset the connection if anything is still
+        unread, and take the answer with it (RFC 9112 §9.6): so end our side, and wait a moment for the app's."""
         if self._lost or self._transport.is_closing():
             return
-        self._deaf = True
+        self._deaf = self._lingering = True
         self._queue.clear()
-        call = self._incoming
-        unread = call is not None and call.body is not None and not call.body.complete
-        if not (unread or self._discarding or self._reading_paused):
-            self._transport.close()
-            return
-        self._lingering = True
         self._regulate()
         self._transport.write_eof()
-        self.proxy.timers.arm(self, monotonic() + _LINGER)
+        self._linger_on(monotonic())
+
+    def _linger_on(self, now: float) -> None:
+        """Wait on while the app takes its answer; then, or when it has stopped taking it, cut the connection."""
+        buffered = self._transport.get_write_buffer_size()
+        if self._linger_buffered is not None and buffered in (0, self._linger_buffered):
+            self._transport.abort()
+            return
+        self._linger_buffered = buffered
+        self.proxy.timers.arm(self, now + (self.proxy.limits.body_idle_timeout if buffered else _LINGER))
 
     # ---------------------------------------------------------------- asyncio.Protocol
 
@@ -300,8 +312,9 @@ class Downstream:
         self._transport = transport
         proxy = self.proxy
         connections = proxy.connections
-        connections.add(self)
-        if len(connections) > proxy.limits.downstream_connections:
+        if len(connections) < proxy.limits.downstream_connections:
+            connections.add(self)
+        else:
             proxy.stats.refused_connections += 1
             self._deaf = True
             transport.write(reply_bytes(rescue(_OVER_LIMIT), b"", head_only=False, close=True))
@@ -315,12 +328,17 @@ class Downstream:
         self._feed_size = len(data)
         if self._in_head:
             self._head_bytes += self._feed_size
+        behind_upgrade: int | None = None
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data[upgrade.args[0] :])
+            behind_upgrade = upgrade.args[0]
         except httptools.HttpParserError as error:
             self._malformed(error)
+        if behind_upgrade is not None:
+            self._ignore_upgrades(memoryview(data)[behind_upgrade:])
+        if self._oversize:
+            self._refuse_oversize()
         if self._queue and self._active is None:
             self._carry_next()
         incoming = self._incoming
@@ -336,8 +354,13 @@ class Downstream:
         active, incoming = self._active, self._incoming
         if active is not None and active.body is not None and active is not incoming:
             self._pass_body_on(active, active.body)
-        if incoming is not None and incoming.body is not None:
+        if incoming is not None and incoming.body is not None and not self._deaf:
             self._pass_body_on(incoming, incoming.body)
+            if not incoming.body.complete and not self._in_head:
+                # Bytes that are not body are chunk extensions or trailers: not passed on, and not without end.
+                self._stray_bytes += self._feed_size
+                if self._stray_bytes > self.proxy.limits.header_bytes + _LARGEST_READ:
+                    self._abort_incoming(Kind.BAD_REQUEST, "the chunk extensions or trailers of the body do not end")
         if self._queue:
             self._carry_next()
             self._regulate()
@@ -368,10 +391,12 @@ class Downstream:
 
     def expired(self, now: float) -> None:
         """The app took too long over a head or a body, or over reading a last answer."""
-        if self._lingering or self._lost:
+        if self._lost:
             self._transport.abort()
+        elif self._lingering:
+            self._linger_on(now)
         elif self._reading_paused:
-            self._watch_the_clock()  # it was we who made it wait
+            return  # it was we who made it wait; the clock is set again when we read on
         elif self._in_head:
             self._reject(Kind.REQUEST_TIMEOUT, "the request head took longer than limits.header_timeout")
             self._carry_next()
@@ -387,7 +412,8 @@ class Downstream:
         elif not self._skip_head:
             self._in_head = True
             self._head_bytes = 0
-            self._incoming = Call(self, url, monotonic())
+            call = self._incoming = Call(self, url, monotonic())
+            self._head_since = call.started
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # otherwise a trailer: not passed on, never merged (RFC 9110 §6.5.1)
@@ -423,6 +449,10 @@ class Downstream:
         call = self._incoming
         if call is not None and call.body is not None:
             call.body.feed(piece)
+            self._stray_bytes = 0
+            if call.body.size > self.proxy.limits.body_bytes and call.aborted is None:
+                call.aborted = Failure(Kind.BODY_TOO_LARGE, "the request body exceeds limits.body_bytes")
+                self._oversize = True
 
     def on_message_complete(self) -> None:
         call = self._incoming
@@ -431,23 +461,29 @@ class Downstream:
 
     # ---------------------------------------------------------------- reading requests
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
+    def _ignore_upgrades(self, rest: memoryview) -> None:
         """An `Upgrade` is not taken up, which RFC 9110 §7.8 allows. The parser stops behind such a head, so a new
         one goes on with what follows; if that is the body of the same message, it must know how it is framed."""
-        self._parser = httptools.HttpRequestParser(self)
-        self._upgrading = False
-        call = self._incoming
-        try:
-            if call is not None and call.body is not None:
-                framing = b"transfer-encoding: chunked" if call.chunked else b"content-length: %d" % (call.length or 0)
-                self._skip_head = True
-                self._parser.feed_data(b"POST / HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n" % framing)
-            if rest:
-                self._parser.feed_data(rest)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(rest[upgrade.args[0] :])
-        except httptools.HttpParserError as error:
-            self._malformed(error)
+        failed: Exception | None = None
+        while failed is None:
+            self._parser = httptools.HttpRequestParser(self)
+            self._upgrading = False
+            call = self._incoming
+            try:
+                if call is not None and call.body is not None:
+                    self._skip_head = True
+                    framing = (
+                        b"transfer-encoding: chunked" if call.chunked else b"content-length: %d" % (call.length or 0)
+                    )
+                    self._parser.feed_data(b"POST / HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n" % framing)
+                if rest:
+                    self._parser.feed_data(rest)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+            except httptools.HttpParserError as error:
+                failed = error
+        self._malformed(failed)
 
     def _read_head(self, call: Call) -> Failure | None:
         """Check what the parser does not (docs/decisions/0003), and take the framing facts out of the head."""
@@ -482,7 +518,7 @@ class Downstream:
             failure = self._check_host(host, call.minor)
             if failure is not None:
                 return failure
-        if len(noted) > 1:
+        if len(noted) > 1 or host is None:
             return self._check_framing(call, noted)
         return None
 
@@ -522,9 +558,8 @@ class Downstream:
 
     def _malformed(self, error: Exception) -> None:
         """The parser gave up: refuse what is being read, and hear nothing more on this connection."""
-        context = error.__context__
-        if context is not None and not isinstance(context, httptools.HttpParserError):
-            raise context  # a callback of ours failed: our bug, not the app's
+        if isinstance(error, httptools.HttpParserCallbackError) and error.__context__ is not None:
+            raise error.__context__  # a callback of ours failed: our bug, not the app's
         call = self._incoming
         if call is not None and not self._in_head and call.body is not None and not call.body.complete:
             self._abort_incoming(Kind.BAD_REQUEST, f"the request body is malformed: {error}")
@@ -545,6 +580,16 @@ class Downstream:
         self._discarding = True
         self._deaf = True
 
+    def _refuse_oversize(self) -> None:
+        """A chunked body has outgrown the limit: end its call before anything more of it is passed on."""
+        self._oversize = False
+        self._deaf = self._discarding = True
+        for call in (self._active, *self._queue):
+            if call is not None and call.aborted is not None:
+                call.keep_alive = False
+        if self._active is not None and self._active.aborted is not None:
+            self._drive.cancel()
+
     def _abort_incoming(self, kind: Kind, detail: str) -> None:
         """Stop the call whose body cannot be read to its end."""
         call = self._incoming
@@ -559,12 +604,9 @@ class Downstream:
 
     def _pass_body_on(self, call: Call, body: RequestBody) -> None:
         """Move what arrived of the active call's body towards the target."""
-        if body.size > self.proxy.limits.body_bytes:
-            self._abort_incoming(Kind.BODY_TOO_LARGE, "the request body exceeds limits.body_bytes")
-            return
-        was_complete = body.complete
         body.flush()
-        if was_complete and call.attempt is not None and call is self._incoming:
+        if body.complete and not body.announced and call.attempt is not None:
+            body.announced = True
             call.attempt.upload_ended()
 
     # ---------------------------------------------------------------- flow and time
@@ -588,6 +630,7 @@ class Downstream:
                 self._transport.pause_reading()
             else:
                 self._transport.resume_reading()
+                self._head_since = monotonic()  # what we made wait is not the app's slowness
                 self._watch_the_clock()
 
     def _watch_the_clock(self) -> None:
@@ -597,7 +640,7 @@ class Downstream:
         if self._lingering or call is None:
             return
         if self._in_head:
-            self.proxy.timers.arm(self, call.started + limits.header_timeout)
+            self.proxy.timers.arm(self, self._head_since + limits.header_timeout)
         elif call.body is None or call.body.complete or self._deaf:
             self.due = NEVER
         else:

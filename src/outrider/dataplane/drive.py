@@ -17,10 +17,13 @@ from typing import Any
 log = logging.getLogger("outrider")
 
 
+_SUSPENDED = object()
+
+
 @coroutine
-def suspended() -> Generator[None, None, None]:
+def suspended() -> Generator[object, None, None]:
     """Wait until somebody calls `Drive.resume`."""
-    yield None
+    yield _SUSPENDED
 
 
 class Drive:
@@ -56,7 +59,9 @@ class Drive:
             self._coroutine = None
             self._ended()
         else:
-            if future is not None:
+            if future is None:  # a bare yield, as of asyncio.sleep(0): go on with the next turn of the loop
+                asyncio.get_running_loop().call_soon(self.resume)
+            elif future is not _SUSPENDED:
                 self._future = future
                 # The protocol between Future.__await__ and whoever drives it, as in asyncio.Task.
                 future._asyncio_future_blocking = False

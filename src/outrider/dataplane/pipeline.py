@@ -61,5 +61,6 @@ def into_each_attempt(parts: Parts) -> tuple[Stamp, ...]:
 
 
 def owned_by(stamps: Sequence[Stamp]) -> frozenset[bytes]:
-    """The header names that only Outrider may write on this route."""
-    return REQUEST_OWNED.union(*(stamp.owned for stamp in stamps))
+    """The header names that only Outrider may write on this route; with dashes too where ours has underscores."""
+    owned = REQUEST_OWNED.union(*(stamp.owned for stamp in stamps))
+    return owned | {name.replace(b"_", b"-") for name in owned}

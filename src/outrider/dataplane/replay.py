@@ -35,6 +35,7 @@ class RequestBody:
     """One request body. `limit` (bytes) bounds what is kept for replay; `size` is what has arrived so far."""
 
     __slots__ = (
+        "announced",
         "chunked",
         "complete",
         "kept",
@@ -57,6 +58,7 @@ class RequestBody:
         self.size = 0
         self.replayable = True
         self.complete = False
+        self.announced = False  # the attempt under way has been told that the upload has ended
         self.sent = False  # the last byte has been handed to the present sink
         self.sink: Sink | None = None
         self.paused = False

@@ -99,7 +99,9 @@ class RouteTable:
                 return self._unknown(authority)
         if dedicated is not None:
             return dedicated, target, b""
-        if len(noted) > 1 and (named := noted.get(b"x-outrider-service") or noted.get(b"dapr-app-id")):
+        if (len(noted) > 1 or b"host" not in noted) and (
+            named := noted.get(b"x-outrider-service") or noted.get(b"dapr-app-id")
+        ):
             service = self.services.get(named.strip().lower())
             return (service, target, b"") if service is not None else self._unknown(named)
         service = self._seen_hosts[host] if host in self._seen_hosts else self._host(host)

@@ -67,15 +67,28 @@ class Timers:
         self._next = NEVER
         now = self._clock()
         heap = self._heap
+        due: list[Timed] = []  # taken out first: what is armed meanwhile, even for the past, waits for the next time
         while heap and heap[0][0] <= now:
             entry, _, timed = heapq.heappop(heap)
             if entry != timed.wake:
                 continue  # an older entry of something that was armed for earlier since
             timed.wake = NEVER
             if timed.due <= now:
-                timed.due = NEVER
-                timed.expired(now)
+                due.append(timed)
             elif timed.due < NEVER:
                 self._push(timed, timed.due)
+        try:
+            while due:
+                timed = due.pop()
+                if timed.due <= now:
+                    timed.due = NEVER
+                    timed.expired(now)
+        finally:
+            for timed in due:  # only after a bug: the others are not to wait for ever
+                self._push(timed, now)
+            self._reschedule()
+
+    def _reschedule(self) -> None:
+        heap = self._heap
         if heap and heap[0][0] < self._next:
             self._schedule(heap[0][0])

@@ -52,6 +52,7 @@ class Upstream:
         "_clean",
         "_closing",
         "_collected",
+        "_counted",
         "_endpoint",
         "_head_bytes",
         "_head_done",
@@ -64,6 +65,7 @@ class Upstream:
         "_received",
         "_sink",
         "_stale_parser",
+        "_stray_bytes",
         "_timers",
         "_transport",
         "alive",
@@ -84,6 +86,7 @@ class Upstream:
         self._transport: Transport = cast(Transport, None)
         self._parser: Any = httptools.HttpResponseParser(self)
         self.alive = False
+        self._counted = False
         self.reused = False  # whether an earlier exchange already used this connection
         self.idle_limit = endpoint.idle_timeout
         self.due = NEVER
@@ -97,6 +100,7 @@ class Upstream:
         self._received = False  # whether any byte of an answer has come
         self._head_done = False
         self._head_bytes = 0
+        self._stray_bytes = 0  # since the last byte of body
         self._nominated = NO_NAMES
         self._closing = False  # the target has announced that it will close
         self._interims: list[Response] = []
@@ -115,7 +119,9 @@ class Upstream:
         self.attempt = attempt
         self.response = Response()
         self.failure = None
-        self.settled = self._received = self._head_done = False
+        self.settled = self._received = self._head_done = self._closing = False
+        self._nominated = NO_NAMES
+        self._head_bytes = self._stray_bytes = 0
         self.due = due
         if due < self.wake:
             self._timers.arm(self, due)
@@ -200,7 +206,12 @@ class Upstream:
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
         self.alive = True
-        self._endpoint.pool.open += 1
+
+    def counted(self) -> None:
+        """The connection has been handed over to whoever dialled it: from here the pool knows of it."""
+        if self.alive:
+            self._counted = True
+            self._endpoint.pool.open += 1
 
     def data_received(self, data: bytes) -> None:
         attempt = self.attempt
@@ -295,9 +306,10 @@ class Upstream:
             return
         status = response.status = self._parser.get_status_code()
         if self._nominated:
-            response.lines = without(response.lines, self._nominated)
-            self._nominated = NO_NAMES
-        if len(response.lines) > self._endpoint.max_fields * 4:
+            self._remove_nominated(response)
+        if status < 100:
+            self._fail(Kind.INVALID_RESPONSE, f"the target answered with the status {status}")
+        elif len(response.lines) > self._endpoint.max_fields * 4:
             self._too_large()
         elif status < 200:
             self._interims.append(response)  # its message_complete makes room for the next head
@@ -312,8 +324,10 @@ class Upstream:
     def on_body(self, piece: bytes) -> None:
         if self.response.complete:
             self._clean = False
-        else:
+        elif self._head_done:
             self._collected.append(piece)
+        else:
+            self._fail(Kind.INVALID_RESPONSE, "the target sent an informational answer with a body")
 
     def on_message_complete(self) -> None:
         response = self.response
@@ -336,7 +350,13 @@ class Upstream:
                 self._too_large()
             if self.failure is None:
                 return
+        elif not self._collected:
+            # Neither head nor body: chunk extensions or trailers, which are not passed on, and not without end.
+            self._stray_bytes += len(data)
+            if self._stray_bytes > self._endpoint.max_head_bytes:
+                self._fail(Kind.INVALID_RESPONSE, "the target's chunk extensions or trailers do not end")
         if self._collected:
+            self._stray_bytes = 0
             if self._sink is not None:
                 self._last_progress = monotonic()
                 self._sink.write_body(self._collected)
@@ -417,6 +437,14 @@ class Upstream:
             response.location = len(response.lines) + 2
             response.lines += (name, b": ", value, b"\r\n")
 
+    def _remove_nominated(self, response: Response) -> None:
+        """Take out what `Connection` names; not the framing, which is not the target's to take away."""
+        response.lines = without(response.lines, self._nominated - {b"content-length"})
+        self._nominated = NO_NAMES
+        if response.location >= 0:
+            names = [name.lower() for name in response.lines[::4]]
+            response.location = names.index(b"location") * 4 + 2 if b"location" in names else -1
+
     def _learn_idle_limit(self, value: bytes) -> None:
         """Heed `Keep-Alive: timeout=N`: leave the connection a second before the target closes it."""
         for parameter in value.lower().split(b","):
@@ -438,4 +466,5 @@ class Upstream:
     def _lost(self) -> None:
         if self.alive:
             self.alive = False
-            self._endpoint.pool.forget(self)
+            if self._counted:
+                self._endpoint.pool.forget(self)

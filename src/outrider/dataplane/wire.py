@@ -6,6 +6,7 @@ parsers can disagree about where a message ends.
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -81,9 +82,10 @@ def request_head(call: Call, endpoint: Endpoint, owned: frozenset[bytes], lines:
 def status_line(response: Response) -> bytes:
     """The status line of a target's answer, reason phrase included."""
     line = _STATUS_LINES.get((response.status, response.reason))
-    return line or b"HTTP/1.1 %d %b\r\n" % (response.status, response.reason)
+    return line or b"HTTP/1.1 %d %b\r\n" % (response.status, _CONTROL.sub(b"", response.reason))
 
 
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]+")  # the parser lets these pass in a reason phrase
 _STATUS_LINES = {
     (status.value, status.phrase.encode()): b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
     for status in HTTPStatus
@@ -130,6 +132,6 @@ def reply_bytes(reply: Reply, extra: bytes, *, head_only: bool, close: bool) -> 
         parts.append(b"content-length: %d\r\n" % len(reply.body))
     parts.append(extra)
     parts.append(b"connection: close\r\n\r\n" if close else b"\r\n")
-    if not head_only:
+    if not head_only and reply.status >= 200 and reply.status not in (204, 304):
         parts.append(reply.body)
     return b"".join(parts)

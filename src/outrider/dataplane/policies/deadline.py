@@ -41,6 +41,8 @@ class Deadline:
             timeout = parse_duration(asked.decode("latin-1").strip())
         except ValueError as error:
             return Failure(Kind.BAD_REQUEST, f"x-outrider-timeout: {error}")
+        if timeout <= 0:
+            return Failure(Kind.DEADLINE, "x-outrider-timeout leaves no time for the call")
         call.deadline = call.started + min(self.timeout, timeout)
         return None
 

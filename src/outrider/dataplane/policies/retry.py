@@ -54,8 +54,15 @@ class Retry:
     jitter: Callable[[float, float], float] = field(default=uniform)
 
     def repeatable(self, call: Call) -> bool:
-        """Whether the request may be sent again although the target may have acted on it."""
-        return call.method in self.methods or b"idempotency-key" in call.noted
+        """Whether the request may be sent again although the target may have acted on it. A key counts only if the
+        target gets to see it."""
+        if call.method in self.methods:
+            return True
+        return (
+            bool(call.noted.get(b"idempotency-key", b"").strip())
+            and b"idempotency-key" not in call.nominated
+            and b"idempotency-key" not in call.route.owned
+        )
 
     def decide(self, call: Call, attempt: Attempt, now: float) -> Decision:
         """Judge a finished attempt; charges the budget when the answer is yes."""
@@ -124,11 +131,11 @@ def parse_retry_after(value: bytes | None) -> float | None:
         return float(text[:9])
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return max(0.0, (moment - datetime.now(UTC)).total_seconds())
+    except (ValueError, OverflowError, TypeError, IndexError):
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
 
 
 def unsent(result: Response | Failure) -> bool:
