@@ -188,8 +188,9 @@ def report(
         "# Outrider beside Envoy, HAProxy and nginx",
         "",
         f"Measured on {date.today().isoformat()} by `make bench`: {machine()}.",
-        f"One worker each, equal features (`bench/peers.py`), one nginx target, wrk with one thread,",
-        f"{rounds} interleaved rounds of {seconds:g} s, medians. **Ratios are to Envoy in the same run; below 1 is less than Envoy.**",
+        "One worker each, equal features (`bench/peers.py`), one nginx target, wrk with one thread,",
+        f"{rounds} interleaved rounds of {seconds:g} s, medians. **Ratios are to Envoy in the same run; below 1 is less",
+        "than Envoy.**",
         "",
     ]
     for body in BODIES:

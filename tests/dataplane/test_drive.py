@@ -168,6 +168,27 @@ async def test_sleep_zero_gives_way_for_one_turn(driven: Driven) -> None:
         driven.drive.cancel()
 
 
+async def test_a_turn_given_away_is_not_heard_by_the_next_coroutine(driven: Driven) -> None:
+    """A coroutine cancelled while giving way leaves nothing behind that would resume the one after it."""
+
+    async def first() -> None:
+        await asyncio.sleep(0)
+
+    async def second() -> None:
+        await suspended()
+        driven.log.append("went on")
+
+    driven.drive.start(first())
+    driven.drive.cancel()
+    assert driven.ends == 1
+    driven.drive.start(second())
+    await turns()
+    try:
+        assert driven.log == []
+    finally:
+        driven.drive.cancel()
+
+
 def test_cancel_while_suspended(driven: Driven) -> None:
     """A coroutine that waits for an event is cancelled right where it waits."""
 

@@ -69,6 +69,12 @@ def test_a_call_beyond_the_rate_takes_no_permit() -> None:
     assert concurrency.in_flight == 1
 
 
+def test_a_name_with_underscores_owns_its_dashes_too() -> None:
+    """Whichever way our header is written, the app's other spelling of it is dropped."""
+    owned = owned_by([Credential("X_Service-Key", "secret")])
+    assert {b"x_service-key", b"x-service-key"} <= owned
+
+
 def test_everything_a_stamp_writes_is_owned() -> None:
     """No line of ours can be doubled by the app: each name that is written is also taken out."""
     headers = Headers({"X-Service-Name": Template("booking", {})}, ["X-Debug"])

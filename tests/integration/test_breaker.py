@@ -24,14 +24,13 @@ from tests.integration.harness import (
 )
 
 
-def config(target: Target, breaker: str = "", more: str = "") -> str:
+def config(target: Target, breaker: str = "", retry: str = "false") -> str:
     return f"""
 services:
   user:
     url: '{target.url}'
-    retry: false
+    retry: {retry}
     circuit_breaker: {{ {breaker} }}
-    {more}
 """
 
 
@@ -84,7 +83,8 @@ async def test_an_open_circuit_answers_at_once(outrider: Outrider) -> None:
                 began = perf_counter()
                 answer = await client.call(get("/user/x"))
                 times.append(perf_counter() - began)
-                assert (answer.status, answer.get("retry-after")) == (503, "5") or answer.get("retry-after") == "6"
+                assert answer.status == 503
+                assert answer.get("retry-after") in ("5", "6")
     assert statistics.median(times) < 0.005
     assert len(target.seen) == 5
 
@@ -168,12 +168,8 @@ async def test_half_of_twenty_failing_opens(outrider: Outrider) -> None:
 
 async def test_a_retry_stops_at_a_circuit_that_opens(outrider: Outrider) -> None:
     """A call in its retries does not go on against a circuit that has opened: it passes back what it has."""
-    text = config(Target(plain()), "consecutive_failures: 2", "").replace(
-        "retry: false", "retry: { backoff: 1ms..2ms }"
-    )
     async with Target(plain(500, b"from the target")) as target:
-        text = text.replace("http://127.0.0.1:0", target.url)
-        async with outrider(text) as proxy:
+        async with outrider(config(target, "consecutive_failures: 2", "{ backoff: 1ms..2ms }")) as proxy:
             answer = await exchange(proxy.port, get("/user/x"))
     assert (answer.status, answer.body) == (500, b"from the target")
     assert len(target.seen) == 2

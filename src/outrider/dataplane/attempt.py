@@ -72,7 +72,7 @@ class Attempt:
         endpoint.in_flight += 1
         call.tried += (endpoint,)
 
-        connection = endpoint.pool.lease(not route.retry.repeatable(call))
+        connection = endpoint.pool.lease()
         if connection is None:
             self.result = await self._on_a_new_connection(endpoint)
         else:

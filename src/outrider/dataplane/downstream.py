@@ -85,6 +85,7 @@ class Downstream:
         "_reading_paused",
         "_skip_head",
         "_source",
+        "_starting",
         "_stray_bytes",
         "_transport",
         "_upgrading",
@@ -102,6 +103,7 @@ class Downstream:
         self._parser: Any = httptools.HttpRequestParser(self)
         self._incoming: Call | None = None  # the call whose head or body is being read
         self._in_head = False
+        self._starting = False
         self._head_bytes = 0  # of feeds after the one in which the head began
         self._feed_size = 0
         self._stray_bytes = 0  # since the last byte of body
@@ -281,7 +283,7 @@ class Downstream:
         """Whether the connection must end with this call's answer."""
         return (
             self.proxy.draining
-            or self._deaf
+            or (self._deaf and not self._queue)
             or not call.keep_alive
             or (call.body is not None and not call.body.complete)
         )
@@ -328,6 +330,7 @@ class Downstream:
         self._feed_size = len(data)
         if self._in_head:
             self._head_bytes += self._feed_size
+        before = self._incoming
         behind_upgrade: int | None = None
         try:
             self._parser.feed_data(data)
@@ -344,6 +347,10 @@ class Downstream:
         incoming = self._incoming
         if self._in_head or self._queue or (incoming is not None and incoming.body is not None):
             self._after_part_of_a_message()
+        elif incoming is before:
+            self._starting = True  # the beginning of a method, or empty lines: a head is on its way
+            if self.due == NEVER:
+                self.proxy.timers.arm(self, monotonic() + self.proxy.limits.header_timeout)
         else:
             self.due = NEVER
 
@@ -397,7 +404,7 @@ class Downstream:
             self._linger_on(now)
         elif self._reading_paused:
             return  # it was we who made it wait; the clock is set again when we read on
-        elif self._in_head:
+        elif self._in_head or self._starting:
             self._reject(Kind.REQUEST_TIMEOUT, "the request head took longer than limits.header_timeout")
             self._carry_next()
         else:
@@ -411,6 +418,7 @@ class Downstream:
             self._incoming.target += url
         elif not self._skip_head:
             self._in_head = True
+            self._starting = False
             self._head_bytes = 0
             call = self._incoming = Call(self, url, monotonic())
             self._head_since = call.started

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import select
-from asyncio import Transport
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,18 +17,18 @@ class Pool:
         self.idle: list[Upstream] = []
         self.open = 0
 
-    def lease(self, certain: bool) -> Upstream | None:
+    def lease(self) -> Upstream | None:
         """The most recently used idle connection, or None.
 
-        `certain` asks the kernel first whether the target has closed it meanwhile: for a request that cannot be
-        repeated, losing the keep-alive race would lose the call.
+        The kernel is asked first whether anything has arrived on it meanwhile: an end of stream would lose a call
+        that cannot be repeated, and stray bytes would be taken for its answer. That is one cheap system call.
         """
         idle = self.idle
         while idle:
             connection = idle.pop()
             if not connection.alive:
                 continue
-            if certain and connection.peek_closed():
+            if connection.disturbed():
                 connection.close()
                 continue
             return connection
@@ -46,13 +44,3 @@ class Pool:
         """Close every idle connection."""
         for connection in list(self.idle):
             connection.close()
-
-    @staticmethod
-    def readable(transport: Transport) -> bool:
-        """Whether the kernel holds anything to read, an end of stream included, for this connection."""
-        sock = transport.get_extra_info("socket")
-        if sock is None:
-            return True
-        poller = select.poll()
-        poller.register(sock.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
-        return bool(poller.poll(0))

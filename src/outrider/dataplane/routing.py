@@ -94,9 +94,6 @@ class RouteTable:
         if target[0] != 0x2F:
             authority, target = split_absolute(target)
             host = authority or host
-            foreign = authority and self._host(authority) is None and bare_host(authority) not in _LOOPBACK
-            if foreign and dedicated is None:
-                return self._unknown(authority)
         if dedicated is not None:
             return dedicated, target, b""
         if (len(noted) > 1 or b"host" not in noted) and (
@@ -107,6 +104,8 @@ class RouteTable:
         service = self._seen_hosts[host] if host in self._seen_hosts else self._host(host)
         if service is not None:
             return service, target, b""
+        if host and request.target[0] != 0x2F and bare_host(host) not in _LOOPBACK:
+            return self._unknown(host)  # absolute-form, for somebody we do not know
         # The first path segment, and what is behind it.
         end = target.find(b"/", 1)
         if end > 0:
@@ -116,7 +115,7 @@ class RouteTable:
         name, mark, query = target[1:].partition(b"?")
         service = self.services.get(name)
         if service is None:
-            return self._unknown(target[1:end] if end > 0 else name, lost_prefix=True)
+            return self._unknown(name.partition(b"/")[0], lost_prefix=True)
         return service, b"/" + mark + query, service.prefix
 
     def _host(self, host: bytes) -> Service | None:

@@ -77,14 +77,15 @@ class Timers:
                 due.append(timed)
             elif timed.due < NEVER:
                 self._push(timed, timed.due)
+        told = 0
         try:
-            while due:
-                timed = due.pop()
+            for timed in due:
+                told += 1
                 if timed.due <= now:
                     timed.due = NEVER
                     timed.expired(now)
         finally:
-            for timed in due:  # only after a bug: the others are not to wait for ever
+            for timed in due[told:]:  # only after a bug: the others are not to wait for ever
                 self._push(timed, now)
             self._reschedule()
 

@@ -9,7 +9,9 @@ flows from this connection to the app's without waking anyone.
 
 from __future__ import annotations
 
+import select
 from asyncio import Transport
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -54,6 +56,7 @@ class Upstream:
         "_collected",
         "_counted",
         "_endpoint",
+        "_feed_size",
         "_head_bytes",
         "_head_done",
         "_interims",
@@ -61,6 +64,7 @@ class Upstream:
         "_last_progress",
         "_nominated",
         "_parser",
+        "_poll",
         "_reading_paused",
         "_received",
         "_sink",
@@ -84,6 +88,7 @@ class Upstream:
         self._endpoint = endpoint
         self._timers = timers
         self._transport: Transport = cast(Transport, None)
+        self._poll: Callable[[int], list[tuple[int, int]]] | None = None
         self._parser: Any = httptools.HttpResponseParser(self)
         self.alive = False
         self._counted = False
@@ -99,6 +104,7 @@ class Upstream:
         self.write_paused = False
         self._received = False  # whether any byte of an answer has come
         self._head_done = False
+        self._feed_size = 0
         self._head_bytes = 0
         self._stray_bytes = 0  # since the last byte of body
         self._nominated = NO_NAMES
@@ -184,9 +190,9 @@ class Upstream:
         if self._transport is not None:
             self._transport.abort()
 
-    def peek_closed(self) -> bool:
+    def disturbed(self) -> bool:
         """Ask the kernel whether the target has closed, or sent bytes nobody asked for, while we were idle."""
-        return self._endpoint.pool.readable(self._transport)
+        return self._poll is not None and bool(self._poll(0))
 
     def pause_reading(self) -> None:
         """The sink cannot take more."""
@@ -206,6 +212,11 @@ class Upstream:
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
         self.alive = True
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            poller = select.poll()
+            poller.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
+            self._poll = poller.poll
 
     def counted(self) -> None:
         """The connection has been handed over to whoever dialled it: from here the pool knows of it."""
@@ -221,6 +232,7 @@ class Upstream:
             self.close()
             return
         self._received = True
+        self._feed_size = len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -260,7 +272,7 @@ class Upstream:
         self._lost()
         self._broken("reset the connection" if exc else "closed the connection")
         self.due = NEVER
-        self._parser = None  # it holds us, we hold it
+        self._parser = self._poll = None  # the parser holds us, we hold it
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -307,9 +319,12 @@ class Upstream:
         status = response.status = self._parser.get_status_code()
         if self._nominated:
             self._remove_nominated(response)
-        if status < 100:
-            self._fail(Kind.INVALID_RESPONSE, f"the target answered with the status {status}")
-        elif len(response.lines) > self._endpoint.max_fields * 4:
+        version = self._parser.get_http_version()
+        if status < 100 or (version != "1.1" and version != "1.0"):
+            self._fail(Kind.INVALID_RESPONSE, f"the target answered HTTP/{version} {status}")
+        elif (
+            self._feed_size > self._endpoint.max_head_bytes and self._head_size() > self._endpoint.max_head_bytes
+        ) or len(response.lines) > self._endpoint.max_fields * 4:
             self._too_large()
         elif status < 200:
             self._interims.append(response)  # its message_complete makes room for the next head
@@ -318,7 +333,7 @@ class Upstream:
             attempt = self.attempt
             if attempt is not None and attempt.call.method == b"HEAD":
                 # The parser does not know that an answer to HEAD has no body: it must be replaced.
-                response.keep_alive = self._parser.get_http_version() == "1.1" and not self._closing
+                response.keep_alive = version == "1.1" and not self._closing
                 response.complete = self._stale_parser = True
 
     def on_body(self, piece: bytes) -> None:
@@ -408,6 +423,10 @@ class Upstream:
     def _watch_body(self, now: float) -> None:
         assert self.attempt is not None
         self._timers.arm(self, min(self.attempt.call.deadline, now + self._endpoint.body_idle / 4))
+
+    def _head_size(self) -> int:
+        """Bytes of the head, about; looked at only where a single read was larger than a head may be."""
+        return sum(map(len, self.response.lines))
 
     def _too_large(self) -> None:
         self._fail(Kind.RESPONSE_HEAD_TOO_LARGE, "the target's response head exceeds limits.header_bytes or .headers")

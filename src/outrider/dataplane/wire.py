@@ -102,17 +102,19 @@ def without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
     ]
 
 
+_ENDS = (b"", b"/", b"?", b"#")  # what may follow a complete origin or path
+
+
 def relocate(location: bytes, prefix: bytes, endpoint: Endpoint | None) -> bytes:
     """A target's `Location` as the app must see it when it addresses the service by path prefix: put under
     that prefix, or the app's client would follow it to nowhere, or around us."""
-    if location.startswith(b"/") and not location.startswith(b"//"):
-        path = location
-    elif endpoint is not None and location.startswith(endpoint.origin + b"/"):
+    path = location
+    if endpoint is not None and location.startswith(endpoint.origin) and location[len(endpoint.origin) :][:1] in _ENDS:
         path = location[len(endpoint.origin) :]
-    else:
+    elif not location.startswith(b"/") or location.startswith(b"//"):
         return location
     base = endpoint.base_path if endpoint is not None else b""
-    if base and path.startswith(base + b"/"):
+    if base and path.startswith(base) and path[len(base) :][:1] in _ENDS:
         path = path[len(base) :]
     return prefix + path
 

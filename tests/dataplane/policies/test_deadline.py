@@ -36,7 +36,7 @@ def test_the_timeout_counts_from_the_arrival_of_the_call() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "deadline"),
-    [(b"800ms", 1000.8), (b" 2s ", 1002), (b"1m30s", 1010), (b"10s", 1010), (b"9999h", 1010), (b"0s", 1000)],
+    [(b"800ms", 1000.8), (b" 2s ", 1002), (b"1m30s", 1010), (b"10s", 1010), (b"9999h", 1010)],
 )
 def test_the_app_may_shorten_but_not_lengthen(asked: bytes, deadline: float) -> None:
     """`x-outrider-timeout` counts where it is the shorter one."""
@@ -45,7 +45,14 @@ def test_the_app_may_shorten_but_not_lengthen(asked: bytes, deadline: float) -> 
     assert call.deadline == pytest.approx(deadline)
 
 
-@given(st.floats(0, 100), st.floats(0, 100))
+def test_no_time_at_all_is_refused_at_once() -> None:
+    """A call whose deadline has passed on arrival is not sent to anybody."""
+    refusal = Deadline(10, 5).admit(make_asking(b"0s"))
+    assert refusal is not None
+    assert refusal.kind is Kind.DEADLINE
+
+
+@given(st.floats(0.01, 100), st.floats(0.01, 100))
 def test_the_shorter_one_always_wins(timeout: float, asked: float) -> None:
     """Whatever is configured and whatever is asked for, a call never has more than either."""
     text = format_duration(round(asked, 3))

@@ -111,6 +111,15 @@ def test_an_empty_idempotency_key_is_none() -> None:
         assert judge(503, b"POST", {b"idempotency-key": value}) == Decision(None, "not_idempotent")
 
 
+def test_an_idempotency_key_that_the_target_never_sees_is_none() -> None:
+    """Removed by the app's `Connection`, or by the route, it protects from nothing."""
+    nominated = make_call(b"POST", KEY)
+    nominated.nominated = frozenset((b"idempotency-key",))
+    removed = make_call(b"POST", KEY, route=make_route(owned=frozenset((b"idempotency-key",))))
+    for call in (nominated, removed):
+        assert not call.route.retry.repeatable(call)
+
+
 def test_a_route_may_allow_a_method() -> None:
     """The route's own word makes POST repeatable, and can take GET out."""
     assert yes(judge(503, b"POST", methods=frozenset((b"POST",))))
@@ -412,6 +421,11 @@ def test_the_pause_doubles_up_to_the_cap() -> None:
     """25 ms, 50, 100 and so on, never more than a second."""
     waits = [judge(503, number=number, max_retries=99, timeout=3600).wait for number in range(1, 12)]
     assert waits == pytest.approx([0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1, 1, 1, 1, 1])
+
+
+def test_a_back_off_of_nothing_is_no_pause() -> None:
+    """`0ms..0ms` retries at once, which is a yes."""
+    assert judge(503, first=0.0, cap=0.0) == Decision(0.0, "503")
 
 
 @given(st.integers(1, 50), st.floats(0.001, 1), st.floats(1, 10))

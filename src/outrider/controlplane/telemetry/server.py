@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from outrider.controlplane.runtime import Runtime
-from outrider.controlplane.telemetry.metrics import registry
 
 
 def telemetry_app(runtime: Runtime) -> web.Application:
     """`/healthz` answers while the event loop lives; `/readyz` while calls are welcome. Neither ever depends on
     targets: a sidecar that is restarted because a target is down helps nobody."""
-    collected = registry(runtime)
+    page: list[Callable[[], web.Response]] = []
 
     async def metrics(request: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(collected), headers={"content-type": CONTENT_TYPE_LATEST})
+        if not page:
+            page.append(_metrics_page(runtime))
+        return page[0]()
 
     async def healthz(request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -34,3 +36,13 @@ def telemetry_app(runtime: Runtime) -> web.Application:
     for path in ("/readyz", "/-/ready", "/ready"):
         app.router.add_get(path, readyz)
     return app
+
+
+def _metrics_page(runtime: Runtime) -> Callable[[], web.Response]:
+    """What renders /metrics. The metrics library is imported with the first scrape, not at start-up."""
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+    from outrider.controlplane.telemetry.metrics import registry
+
+    collected = registry(runtime)
+    return lambda: web.Response(body=generate_latest(collected), headers={"content-type": CONTENT_TYPE_LATEST})

@@ -53,4 +53,4 @@ class RetryBudget:
             self._slots[(self._second + step) % _SLOTS] = 0.0
         self._second = second
         self._reserve_left = self.reserve
-        self._balance = max(0.0, sum(self._slots))
+        self._balance = sum(self._slots)

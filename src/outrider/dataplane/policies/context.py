@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from outrider.dataplane.call import Call
 
 # W3C trace-context §3.2.2. Version ff and all-zero ids are invalid; later versions may append fields.
-_TRACEPARENT = re.compile(
-    rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?", re.ASCII
-)
+_IDS = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+_TRACEPARENT = re.compile(rb"00%b|(?!ff|00)[0-9a-f]{2}%b(?:-.*)?" % (_IDS, _IDS))
 
 
 class Context:

@@ -33,7 +33,8 @@ class RateLimit:
         described: str = "",
     ) -> None:
         self._interval = period / count
-        self._tolerance = self._interval * (burst - 1) + 1e-9
+        rounding = min(1e-6, self._interval * 1e-6)  # of a clock that has run for years
+        self._tolerance = self._interval * (burst - 1) + rounding
         self._key = key
         self._arrivals: dict[bytes, float] = {}
         self.described = described
