@@ -12,7 +12,7 @@ def main() -> None:
         from outrider.cli.health import main as health
 
         sys.exit(health(sys.argv[2:]))
-    from outrider.cli import cli
+    from outrider.cli.verbs import cli
 
     cli(prog_name="outrider")
 

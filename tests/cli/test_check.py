@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from outrider.cli import cli
+from outrider.cli.verbs import cli
 
 MINIMAL = "service: booking\nservices:\n  user: http://127.0.0.1:3001\n"
 

@@ -10,8 +10,8 @@ import pytest
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 
-from outrider.cli import cli
 from outrider.cli.schema import json_schema
+from outrider.cli.verbs import cli
 
 SHIPPED = Path(__file__).parents[2] / "config" / "outrider.schema.json"
 BASE: dict[str, Any] = {"service": "booking", "services": {"user": "http://127.0.0.1:3001"}}

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from outrider import __version__
-from outrider.cli import cli
+from outrider.cli.verbs import cli
 
 
 def test_version() -> None:

@@ -14,7 +14,21 @@ def json_schema() -> dict[str, Any]:
     """The JSON Schema of a configuration file, for editors: shipped as config/outrider.schema.json."""
     schema = Config.model_json_schema()
     _add_short_forms(schema)
+    schema["properties"]["services"]["additionalProperties"] = False
+    _allow_references(schema)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Outrider configuration", **schema}
+
+
+def _allow_references(node: Any) -> None:
+    """Where text must look a certain way, a reference like ${VAR} may stand for it."""
+    if isinstance(node, dict):
+        if isinstance(node.get("pattern"), str):
+            node["pattern"] = f"({node['pattern']})|\\$\\{{"
+        for inner in node.values():
+            _allow_references(inner)
+    elif isinstance(node, list):
+        for inner in node:
+            _allow_references(inner)
 
 
 def _add_short_forms(schema: dict[str, Any]) -> None:

@@ -50,18 +50,19 @@ def _value(reference: str, environment: Mapping[str, str]) -> str:
         return default
     if message is not None:
         raise ValueError(message or missing)
-    if value is None:
+    if value is None or reference.startswith("file:"):
         raise ValueError(f"{missing}; set it, or write ${{{reference}:-default}}")
     return value
 
 
 def _suffix(reference: str) -> tuple[str, str | None, str | None]:
     """`(name, default, message)`; a Windows drive or a URL in a default does not confuse it."""
-    for mark in (":-", ":?"):
-        name, found, rest = reference.partition(mark)
-        if found and ":-" not in name:
-            return (name, rest, None) if mark == ":-" else (name, None, rest)
-    return reference, None, None
+    found = [(reference.index(mark), mark) for mark in (":-", ":?") if mark in reference]
+    if not found:
+        return reference, None, None
+    at, mark = min(found)
+    name, rest = reference[:at], reference[at + 2 :]
+    return (name, rest, None) if mark == ":-" else (name, None, rest)
 
 
 def _read(name: str) -> tuple[str | None, str]:

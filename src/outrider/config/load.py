@@ -37,10 +37,10 @@ def load(
     document = _read_all(_find(paths, environment, bool(services)), environment)
     for flag in services:
         name, equals, url = flag.partition("=")
-        document.merge(_flag(f"--service {flag}", f"services.{name}", url, bool(equals and name), environment))
+        document.merge(_flag(f"--service {flag}", ("services", name), url, bool(equals and name), environment))
     for flag in settings:
         key, equals, value = flag.partition("=")
-        document.merge(_flag(f"--set {flag}", key, value, bool(equals and key), environment))
+        document.merge(_flag(f"--set {flag}", tuple(key.split(".")), value, bool(equals and key), environment))
     if services and "service" not in document.values:
         document.values["service"] = "app"
     resolved = _validate(document)
@@ -68,9 +68,13 @@ def _find(paths: Sequence[str], environment: Mapping[str, str], optional: bool) 
 
 
 def _expand(path: Path) -> list[Path]:
-    if path.is_dir():
-        return sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and file.is_file())
-    return [path]
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and file.is_file())
+    if not files:
+        message = "there is no .yaml file in this directory"
+        raise ConfigError([Problem(Mark(str(path), 0, 0), "", message, "give a file, or put one there")])
+    return files
 
 
 def _read_all(files: list[Path], environment: Mapping[str, str]) -> Document:
@@ -85,7 +89,7 @@ def _read_all(files: list[Path], environment: Mapping[str, str]) -> Document:
     return document
 
 
-def _flag(flag: str, key: str, value: str, well_formed: bool, environment: Mapping[str, str]) -> Document:
+def _flag(flag: str, path: tuple[str, ...], value: str, well_formed: bool, environment: Mapping[str, str]) -> Document:
     """A command-line setting as a document of its own. The value is YAML."""
     mark = Mark(flag, 0, 0)
     if not well_formed:
@@ -96,10 +100,12 @@ def _flag(flag: str, key: str, value: str, well_formed: bool, environment: Mappi
     parsed = read_text(f"value: {text}", flag, environment)
     document = Document(marks={(): mark}, problems=parsed.problems)
     inner = document.values
-    *parents, last = path = tuple(key.split("."))
+    *parents, last = path
     for parent in parents:
         inner[parent] = inner = {}
     inner[last] = parsed.values.get("value")
+    if ("value",) in parsed.templates:
+        document.templates[path] = parsed.templates["value",]
     for length in range(1, len(path) + 1):
         document.marks[path[:length]] = document.key_marks[path[:length]] = mark
     return document
@@ -117,39 +123,60 @@ def _validate(document: Document) -> Resolved | None:
             config = Config.model_validate(values)
         except ValidationError as error:
             items = error.errors(include_url=False)
+            paths = [_real_path(values, item["loc"]) for item in items]
             if round_ == 0:
-                _translate_all(document, items)
-            for item in items:
-                _take_out(values, item)
+                _translate_all(document, items, paths)
+            for item, path in sorted(zip(items, paths, strict=True), key=lambda pair: len(pair[1]), reverse=True):
+                if item["type"] != "switch":
+                    _take_out(values, item, path)
             continue
         return resolve(config, document)
     return None
 
 
-def _take_out(values: dict[str, Any], item: Any) -> None:
-    path = _real_path(values, item["loc"])
-    if item["type"] == "missing" and not path:
-        values["service"] = values.get("service", "unnamed")
+def _take_out(values: dict[str, Any], item: Any, path: KeyPath) -> None:
+    """Remove what a complaint is about, or put something harmless in its place."""
+    if item["type"] == "missing":
+        missing = item["loc"][-1]
+        if not path and missing == "service":
+            values["service"] = "unnamed"
+            return
+        if missing == "url":
+            _at(values, path)["url"] = "http://unknown.invalid"
+            return
+    if not path:
         return
-    if item["type"] == "missing" and item["loc"][-1] == "url":
-        _at(values, path)["url"] = "http://unknown.invalid"
-        return
-    *parents, last = path or ("",)
+    *parents, last = path
     holder = _at(values, tuple(parents))
     if isinstance(holder, dict):
         holder.pop(last, None)
     elif isinstance(holder, list) and isinstance(last, int) and last < len(holder):
-        holder.pop(last)
+        # The places of its neighbours must not change.
+        kind = parents[-1]
+        holder[last] = _HARMLESS.get(str(kind), holder[0] if last else None)
+        if holder[last] is None or kind not in _HARMLESS:
+            _take_out(values, {"type": "list", "loc": ()}, tuple(parents))
 
 
-def _translate_all(document: Document, items: list[Any]) -> None:
-    paths = [_real_path(document.values, item["loc"]) for item in items]
+_HARMLESS: dict[str, Any] = {"routes": {"match": "GET /nothing"}, "url": "http://unknown.invalid"}
+
+
+def _translate_all(document: Document, items: list[Any], paths: list[KeyPath]) -> None:
+    refused = {path[:-1] for item, path in zip(items, paths, strict=True) if item["type"] == "not_yet"}
+    unreadable = any(not problem.path and problem.severity == "error" for problem in document.problems)
     for item, path in zip(items, paths, strict=True):
-        below = any(other[: len(path)] == path for other in paths if other is not path and other != path)
-        off_switch = item["type"] == "literal_error" and item["ctx"]["expected"] == "False"
-        if off_switch and (below or paths.count(path) > 1):
+        if item["type"] == "switch" and (
+            paths.count(path) > 1 or any(len(o) > len(path) == _common(o, path) for o in paths)
+        ):
             continue  # `false` is one member of a union; what the other member says is what was meant
+        if item["type"] == "missing" and (path in refused or (unreadable and not path)):
+            continue  # it follows from what has been said already
         _translate(document, item, path)
+
+
+def _common(one: KeyPath, other: KeyPath) -> int:
+    """How many parts two paths have in common at their beginning."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def _translate(document: Document, item: Any, path: KeyPath) -> None:
@@ -157,6 +184,7 @@ def _translate(document: Document, item: Any, path: KeyPath) -> None:
         return  # complained about already
     kind = item["type"]
     context = item.get("ctx", {})
+    secret = path in document.templates or path[:1] == ("credentials",) or path == ("admin", "token")
     if kind == "extra_forbidden":
         known = _known_keys(path[:-1])
         hint = did_you_mean(str(path[-1]), known) or f"known keys: {', '.join(sorted(known))}"
@@ -164,11 +192,17 @@ def _translate(document: Document, item: Any, path: KeyPath) -> None:
     elif kind == "missing":
         missing = str(item["loc"][-1])
         document.complain(path, f'the key "{missing}" is missing', _EXAMPLES.get(missing, ""))
-    elif kind in ("outrider", "scalar", "not_yet"):
+    elif item["loc"][-1] == "[key]" and kind != "outrider":
+        message = f'"{path[-1]}" cannot be a name: use lower-case letters, digits, dots, dashes and underscores'
+        document.complain(path, message, key=True)
+    elif kind in ("outrider", "scalar", "not_yet") and not (secret and kind == "scalar"):
         document.complain(path, item["msg"], str(context.get("hint", "")))
+    elif secret and kind == "scalar":
+        document.complain(path, "what was read from the file does not fit here")
     else:
         message = _PLAIN.get(kind) or f"{item['msg'][:1].lower()}{item['msg'][1:]}"
-        document.complain(path, f"{message}, got {_shown(_at(document.values, path))}")
+        shown = "a value that is not shown" if secret else _shown(_at(document.values, path))
+        document.complain(path, f"{message}, got {shown}")
 
 
 _PLAIN = {

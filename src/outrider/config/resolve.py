@@ -7,7 +7,7 @@ key, lists and scalars replace, `false` switches off. Problems are added to the 
 from __future__ import annotations
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -100,6 +100,7 @@ class Resolved:
 
 def resolve(config: Config, document: Document) -> Resolved:
     """Apply inheritance and check what only shows across keys."""
+    _check_layers(config, document)
     services = tuple(_service(config, document, name, service) for name, service in config.services.items())
     instance = config.instance or socket.gethostname()
     resolved = Resolved(config, instance, services, document)
@@ -130,7 +131,8 @@ def _service(config: Config, document: Document, name: str, service: Service) ->
             message = f"never reached: {shadow.match} stands before it and matches everything it would"
             document.complain((*at, "match"), message, "put the narrower route first", warn=True)
     for index, url in enumerate(service.url):
-        _check_url(config, document, (*here, "url", index), url)
+        places = ((*here, "url", index), (*here, index), (*here, "url"))
+        _check_url(config, document, next((place for place in places if place in document.marks), here), url)
     return EffectiveService(name, tuple(service.url), service.port, tuple(service.hosts), policy, tuple(routes))
 
 
@@ -146,7 +148,8 @@ def _bundle(config: Config, name: str, seen: tuple[str, ...] = ()) -> list[dict[
 def _declared(fields: PolicyFields) -> dict[str, Any]:
     """What was actually written, as plain values."""
     names = set(PolicyFields.model_fields)
-    return fields.model_dump(include=names, exclude_unset=True, by_alias=True)
+    values = fields.model_dump(include=names, exclude_unset=True, by_alias=True)
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _merge(base: Any, over: Any) -> Any:
@@ -158,19 +161,10 @@ def _merge(base: Any, over: Any) -> Any:
 def _effective(config: Config, document: Document, at: KeyPath, layers: list[dict[str, Any]]) -> Effective:
     merged: dict[str, Any] = {}
     for layer in layers:
-        merged = _merge(merged, {key: value for key, value in layer.items() if value is not None})
+        merged = _merge(merged, layer)
     headers = Headers.model_construct(**(merged["headers"] or {}))
     auth = merged["auth"] or []
-    for name in auth:
-        if name not in config.credentials:
-            hint = did_you_mean(name, config.credentials) or "declare it under credentials"
-            place = (*at, "auth") if (*at, "auth") in document.marks else ("defaults", "auth")
-            document.complain(place, f'there is no credential "{name}"', hint)
     _check_owners(config, document, at, auth, headers, merged["correlation"].get("header", "x-correlation-id"))
-    for header, value in headers.set.items():
-        for variable in unknown_variables(value, frozenset(("service", "target", "instance"))):
-            message = f"nothing provides {{{variable}}}"
-            document.complain((*at, "headers", "set", header), message, "see {service} {instance} {header:NAME} ...")
     effective = Effective(
         timeout=merged["timeout"] or None,
         attempt_timeout=merged["attempt_timeout"],
@@ -186,8 +180,37 @@ def _effective(config: Config, document: Document, at: KeyPath, layers: list[dic
         fallback=_built(Fallback, merged.get("fallback")),
         balance=merged["balance"],
     )
+    if effective.rate_limit is not None and effective.rate_limit.rate is None:
+        document.complain((*at, "rate_limit"), 'the key "rate" is missing', "say how many: rate: 50/s")
+        effective = replace(effective, rate_limit=None)
     _check_times(document, at, effective)
     return effective
+
+
+def _check_layers(config: Config, document: Document) -> None:
+    """Names and variables, where they are written, once each."""
+    layers: list[tuple[KeyPath, PolicyFields]] = [(("defaults",), config.defaults)]
+    layers += [(("policies", name), policy) for name, policy in config.policies.items()]
+    for name, service in config.services.items():
+        layers.append((("services", name), service))
+        layers += [(("services", name, "routes", index), route) for index, route in enumerate(service.routes)]
+    credentials = document.values.get("credentials")
+    known = set(credentials) if isinstance(credentials, dict) else set()
+    for at, layer in layers:
+        for index, name in enumerate(layer.auth or ()):
+            if name not in known:
+                place = (*at, "auth", index) if (*at, "auth", index) in document.marks else (*at, "auth")
+                hint = did_you_mean(name, known) or "declare it under credentials"
+                document.complain(place, f'there is no credential "{name}"', hint)
+        for header, value in (layer.headers.set if layer.headers else {}).items():
+            for variable in unknown_variables(str(value), frozenset(("service", "target", "instance"))):
+                hint = "see {service} {instance} {header:NAME} ..."
+                document.complain((*at, "headers", "set", header), f"nothing provides {{{variable}}}", hint)
+    for name, credential in config.credentials.items():
+        value = credential.value
+        if value != value.strip() or not (value.isascii() and value.isprintable()):
+            message = "a credential must be one line of printable ASCII without spaces around it"
+            document.complain(("credentials", name, "value"), message)
 
 
 def _check_owners(
@@ -206,7 +229,7 @@ def _check_owners(
 def _claim(document: Document, path: KeyPath, owners: dict[str, str], header: str, who: str) -> None:
     owner = owners.setdefault(header.lower().replace("_", "-"), who)
     if owner != who:
-        place = path if path in document.marks else ("defaults", *path[2:])
+        place = next((p for p in (path, ("defaults", *path[2:])) if p in document.marks), path)
         document.complain(place, f"{header} is already written by {owner}", "let only one of them write it")
 
 
@@ -258,13 +281,14 @@ def _check_url(config: Config, document: Document, at: KeyPath, url: str) -> Non
     except ValueError:
         document.complain(at, f"the port of {url} is not between 1 and 65535")
         return
-    if (parts.hostname in _LOOPBACK) and port == config.listen[1] and port not in _SHARED_PORTS:
+    ours = {config.listen[1], *(service.port for service in config.services.values())} - _SHARED_PORTS
+    if parts.hostname in _LOOPBACK and port in ours:
         document.complain(at, f"{url} is Outrider itself: every call would go round in a circle")
 
 
 def _check_ports(resolved: Resolved) -> None:
     config, document = resolved.config, resolved.document
-    taken: dict[int, str] = {}
+    taken: dict[int, KeyPath] = {}
     wanted: list[tuple[KeyPath, int]] = [
         (("listen",), config.listen[1]),
         (("admin", "listen"), config.admin.listen[1]),
@@ -272,10 +296,12 @@ def _check_ports(resolved: Resolved) -> None:
         *((("services", service.name, "port"), service.port) for service in resolved.services if service.port),
     ]
     for path, port in wanted:
-        name = ".".join(map(str, path))
         if port in taken and port not in _SHARED_PORTS:
-            document.complain(path, f"port {port} is already used by {taken[port]}", "choose another port")
-        taken.setdefault(port, name)
+            # Blame what is written, not a default.
+            blamed, other = (path, taken[port]) if path in document.marks else (taken[port], path)
+            used_by = ".".join(map(str, other))
+            document.complain(blamed, f"port {port} is already used by {used_by}", "choose another port")
+        taken.setdefault(port, path)
     if config.admin.listen[0] not in _LOOPBACK - {"0.0.0.0", "::"} and config.admin.token is None:
         message = "the admin port would be reachable from other machines without a token"
         document.complain(("admin", "listen"), message, "listen on 127.0.0.1, or set admin.token")

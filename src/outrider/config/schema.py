@@ -109,7 +109,7 @@ def _only(supported: tuple[Any, ...], what: str) -> BeforeValidator:
     """A value of the contract that works, or a clear word about one that does not yet."""
 
     def check(value: Any) -> Any:
-        if value not in supported:
+        if not any(value is one or (type(value) is type(one) and value == one) for one in supported):
             shown = " or ".join(str(v).lower() for v in supported if v is not None)
             given = str(value).lower() if isinstance(value, bool) else value
             raise PydanticCustomError("not_yet", f"{what} {given} is not supported yet; use {shown}")
@@ -154,14 +154,36 @@ Listen = Annotated[
 Url = Annotated[str, BeforeValidator(_url)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 HeaderValue = Annotated[str, BeforeValidator(_header_value), WithJsonSchema({"type": ["string", "number"]})]
-Status = Annotated[int, Field(ge=100, le=599)]
-Switch = Literal[False]
+
+
+def _off(value: Any) -> Any:
+    if value is not False:  # 0 equals False in Python, and must not mean it here
+        raise PydanticCustomError("switch", "expected false")
+    return value
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise _fail(f"expected a whole number, got {str(value).lower()}")
+    return value
+
+
+def _positive(value: float) -> float:
+    if value <= 0:
+        raise _fail("expected a duration above zero", "write false to switch it off, where that is possible")
+    return value
+
+
+Switch = Annotated[Literal[False], BeforeValidator(_off)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+Positive = Annotated[Duration, AfterValidator(_positive)]
+Status = Annotated[Whole, Field(ge=100, le=599)]
 
 
 class Admin(Base):
     listen: Listen = ("127.0.0.1", 4101)
     """Where the admin port listens. Loopback only, unless a token is set."""
-    token: Annotated[str, Field(min_length=16)] | None = None
+    token: Annotated[Annotated[str, Field(min_length=16)] | None, Field(repr=False)] = None
     """Bearer token that every request must carry; none if left out."""
 
 
@@ -173,7 +195,7 @@ class Telemetry(Base):
 class Credential(Base):
     header: HeaderName
     """The header that carries the secret."""
-    value: str = Field(min_length=1)
+    value: str = Field(min_length=1, repr=False)
     """The secret: usually ${file:/run/secrets/...} or ${VAR}. A file is read again when it changes."""
     jwt: NotYet = None
 
@@ -194,7 +216,7 @@ class Correlation(Base):
 
 
 class Retry(Base):
-    max_retries: int = Field(3, ge=0, le=30)
+    max_retries: Annotated[Whole, Field(ge=0, le=30)] = 3
     """Attempts after the first."""
     methods: list[Annotated[str, Field(pattern=r"^[A-Z]+$")]] = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"]
     """Methods that may be repeated although the target may have acted. Others are repeated only with an
@@ -211,28 +233,28 @@ class Retry(Base):
 
 
 class CircuitBreaker(Base):
-    consecutive_failures: int = Field(5, ge=0)
+    consecutive_failures: Annotated[Whole, Field(ge=0)] = 5
     """Failures in a row that open the circuit; 0 switches this rule off."""
     failure_rate: Share = 0.5
     """Share of failed attempts within the window that opens it; 0% switches this rule off."""
     slow_rate: Share = 0.8
     """Share of slow attempts within the window that opens it; 0% switches this rule off."""
-    slow_call: Duration | None = None
+    slow_call: Positive | None = None
     """From when an answer is slow; left out: 80 % of attempt_timeout."""
-    min_requests: int = Field(20, ge=1)
+    min_requests: Annotated[Whole, Field(ge=1)] = 20
     """Attempts within the window before a rate says anything."""
-    window: Duration = 10.0
+    window: Positive = 10.0
     """How far back rates look."""
     open_for: DurationRange = (0.5, 5.0)
     """How long the circuit stays open: first time, and cap, doubling while probes fail."""
-    probes: int = Field(1, ge=1)
+    probes: Annotated[Whole, Field(ge=1)] = 1
     """Attempts let through at a time while half-open, and successes needed to close."""
 
 
 class RateLimit(Base):
-    rate: RatePerPeriod
-    """How many calls in which time."""
-    burst: int | None = Field(None, ge=1)
+    rate: RatePerPeriod | None = None
+    """How many calls in which time. May be inherited."""
+    burst: Annotated[Whole, Field(ge=1)] | None = None
     """How many at once; left out: the count of the rate."""
     key: Annotated[str, BeforeValidator(_key)] | None = None
     """One allowance per value of this header: "header:x-user-id"."""
@@ -240,7 +262,7 @@ class RateLimit(Base):
 
 
 class Fallback(Base):
-    status: Annotated[int, Field(ge=200, le=599)] = 200
+    status: Annotated[Whole, Field(ge=200, le=599)] = 200
     """Status of the prepared answer."""
     json_: Any = Field(None, alias="json")
     """Its body, sent as JSON."""
@@ -263,11 +285,11 @@ def _fallback(value: Any) -> Any:
 class PolicyFields(Base):
     """What a service, a route, a policy bundle and `defaults` have in common. `false` switches a part off."""
 
-    timeout: Duration | Switch | None = None
+    timeout: Positive | Switch | None = None
     """The whole call: all attempts and pauses, to the last byte of the answer. Default 10s."""
-    attempt_timeout: Duration | None = None
+    attempt_timeout: Positive | None = None
     """One attempt, to the head of its answer. Default 5s."""
-    connect_timeout: Duration | None = None
+    connect_timeout: Positive | None = None
     """Connecting. Default 1s."""
     idle_timeout: Duration | None = None
     """How long an unused connection to a target is kept. Default 4s, as Node closes after 5s."""
@@ -283,7 +305,7 @@ class PolicyFields(Base):
     """What is tried again, and how often."""
     circuit_breaker: CircuitBreaker | Switch | None = None
     """When to stop calling."""
-    max_in_flight: Annotated[int, Field(ge=1), BeforeValidator(_count)] | Switch | None = None
+    max_in_flight: Annotated[Whole, Field(ge=1), BeforeValidator(_count)] | Switch | None = None
     """At most so many calls at a time."""
     rate_limit: Annotated[RateLimit, BeforeValidator(_rate_limit)] | Switch | None = None
     """At most so many calls in a time."""
@@ -314,7 +336,7 @@ class Service(PolicyFields):
     url: Annotated[list[Url], BeforeValidator(_urls)]
     """Where the service is: a URL, or a list of them."""
     env: NotYet = None
-    port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    port: Annotated[Whole, Field(ge=0, le=65535)] | None = None
     """Also listen on 127.0.0.1 at this port, for this service alone."""
     hosts: list[str] = []
     """Further host names for this service."""
@@ -327,17 +349,17 @@ class Service(PolicyFields):
 class Limits(Base):
     header_bytes: Size = 64 * 1024
     """Largest head of a request or of an answer."""
-    headers: Annotated[int, Field(ge=1)] = 100
+    headers: Annotated[Whole, Field(ge=1)] = 100
     """Most fields in a head."""
     body_bytes: Size = 10 * 1024 * 1024
     """Largest request body."""
     replay_bytes: Size = 64 * 1024
     """How much of a request body is kept for another attempt."""
-    downstream_connections: Annotated[int, Field(ge=1)] = 1024
+    downstream_connections: Annotated[Whole, Field(ge=1)] = 1024
     """Most connections from the app."""
-    header_timeout: Duration = 10.0
+    header_timeout: Positive = 10.0
     """How long a request head may take."""
-    body_idle_timeout: Duration = 30.0
+    body_idle_timeout: Positive = 30.0
     """How long a body may stand still, either way."""
 
 
@@ -369,7 +391,7 @@ class Config(Base):
     version: Literal[1] = 1
     service: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Who we are: {service}, x-service-name."""
-    instance: Annotated[str, Field(min_length=1)] | None = None
+    instance: Annotated[str, Field(min_length=1), BeforeValidator(_header_value)] | None = None
     """Which of us: {instance}, x-service-id. Default: the host name."""
     listen: Listen = ("127.0.0.1", 4100)
     """Where the app calls."""

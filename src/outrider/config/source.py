@@ -1,8 +1,8 @@
 """Configuration files to plain values, with a mark for every one of them.
 
 Built on PyYAML's nodes rather than on its constructor, because nodes know where they stand. Scalars are typed
-by the YAML 1.2 core schema; what YAML 1.1 would have read differently (`on`, `yes`, 010, 1:30) is an error
-with the remedy, not a surprise.
+as YAML 1.2 does (decimal numbers, true, false, null); what YAML 1.1 would have read differently (`on`, `yes`,
+010, 1:30) is an error with the remedy, not a surprise.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ KeyPath = tuple[str | int, ...]
 
 _MAX_NODES = 100_000
 _MAX_DEPTH = 50
+_PLAIN_TAGS = frozenset(("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"))
+_SCALAR_TAGS = frozenset(f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp"))
 _NULL = frozenset(("", "null", "~", "Null", "NULL"))
 _TRUE, _FALSE = frozenset(("true", "True", "TRUE")), frozenset(("false", "False", "FALSE"))
 _YAML11_BOOL = re.compile(r"(?:y|yes|on|n|no|off)", re.IGNORECASE)
@@ -38,7 +40,7 @@ class Document:
     of values that came (partly) from files.
     """
 
-    values: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any] = field(default_factory=dict, repr=False)  # secrets are among them
     marks: dict[KeyPath, Mark] = field(default_factory=dict)
     key_marks: dict[KeyPath, Mark] = field(default_factory=dict)
     templates: dict[KeyPath, str] = field(default_factory=dict)
@@ -94,6 +96,12 @@ def read_text(text: str, name: str, environment: Mapping[str, str]) -> Document:
         hint = "tabs cannot indent YAML; use spaces" if "'\\t'" in str(error.problem) else ""
         document.complain((), f"not valid YAML: {error.problem or error.context}", hint)
         return document
+    except yaml.reader.ReaderError as error:
+        before = text[: error.position].splitlines() or [""]
+        document.marks[()] = Mark(name, len(before), len(before[-1]) + 1)
+        code = error.character if isinstance(error.character, int) else ord(error.character)
+        document.complain((), f"not valid YAML: the character U+{code:04X} is not allowed")
+        return document
     except (yaml.YAMLError, RecursionError) as error:
         document.complain((), f"not valid YAML: {error}")
         return document
@@ -114,6 +122,7 @@ class _Reader:
         self._name = name
         self._environment = environment
         self._nodes = 0
+        self._merging: set[int] = set()  # maps whose merge keys are being resolved
 
     def mapping(self, node: yaml.MappingNode, path: KeyPath, into: dict[str, Any]) -> None:
         seen: dict[str, Mark] = {}
@@ -142,17 +151,25 @@ class _Reader:
         own = [(key, value) for key, value in node.value if key.value != "<<"]
         names = {key.value for key, _ in own if isinstance(key, yaml.ScalarNode)}
         yield from own
+        self._merging.add(id(node))
         for key, value in node.value:
             if key.value == "<<":
-                merged = value.value if isinstance(value, yaml.SequenceNode) else [value]
-                for source in merged:
-                    if not isinstance(source, yaml.MappingNode):
-                        self._complain(self._mark(key), (), "<< must refer to a map")
-                        continue
-                    for pair in self._pairs(source):
-                        if isinstance(pair[0], yaml.ScalarNode) and pair[0].value not in names:
-                            names.add(pair[0].value)
-                            yield pair
+                for pair in self._merged(key, value):
+                    if isinstance(pair[0], yaml.ScalarNode) and pair[0].value not in names:
+                        names.add(pair[0].value)
+                        yield pair
+        self._merging.discard(id(node))
+
+    def _merged(self, key: yaml.Node, value: yaml.Node) -> Iterator[tuple[yaml.Node, yaml.Node]]:
+        """What a merge key brings in."""
+        for source in value.value if isinstance(value, yaml.SequenceNode) else [value]:
+            self._nodes += 1
+            if not isinstance(source, yaml.MappingNode):
+                self._complain(self._mark(key), (), "<< must refer to a map")
+            elif id(source) in self._merging:
+                self._complain(self._mark(key), (), "<< refers to the map that it stands in")
+            elif self._nodes <= _MAX_NODES:
+                yield from self._pairs(source)
 
     def _value(self, node: yaml.Node, path: KeyPath) -> Any:
         self._nodes += 1
@@ -164,6 +181,8 @@ class _Reader:
                 )
             self._nodes = _MAX_NODES + 1
             return None
+        if node.tag not in _PLAIN_TAGS and not isinstance(node, yaml.ScalarNode):
+            self._complain(mark, path, f"the YAML tag {node.tag} is not allowed")
         if isinstance(node, yaml.MappingNode):
             values: dict[str, Any] = {}
             self.mapping(node, path, values)
@@ -175,10 +194,11 @@ class _Reader:
 
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath, mark: Mark) -> Any:
         text = str(node.value)
-        if node.tag.startswith("tag:yaml.org,2002:python") or node.tag.startswith("!"):
+        if node.tag not in _SCALAR_TAGS:
             self._complain(mark, path, f"the YAML tag {node.tag} is not allowed")
             return None
-        if refers(text):
+        interpolated = refers(text)
+        if interpolated:
             if reads_file(text):
                 self._document.templates[path] = text
             try:
@@ -188,8 +208,12 @@ class _Reader:
                 return Unresolved()
         if node.style is not None:
             return text
+        if not interpolated and node.tag.endswith(":str") and not isinstance(typed(text), str):
+            return text  # by an explicit !!str
         if _YAML11_BOOL.fullmatch(text) or _YAML11_NUMBER.fullmatch(text):
-            self._complain(mark, path, f"YAML tools disagree on what {text} means", f'write true or false, or "{text}"')
+            shown = "this value" if interpolated else text
+            hint = "put the reference in quotes" if interpolated else f'write true or false, or "{text}"'
+            self._complain(mark, path, f"YAML tools disagree on what {shown} means", hint)
             return Unresolved()
         return typed(text)
 
@@ -205,7 +229,7 @@ class Unresolved:
 
 
 def typed(text: str) -> Any:
-    """A plain scalar by the YAML 1.2 core schema."""
+    """A plain scalar: null, true, false, a decimal number, or text."""
     if text in _NULL:
         return None
     if text in _TRUE:
@@ -220,6 +244,9 @@ def typed(text: str) -> Any:
 def _merge(base: Document, over: Document, ours: dict[str, Any], theirs: dict[str, Any], path: KeyPath) -> None:
     for key, value in theirs.items():
         here = (*path, key)
+        if isinstance(value, dict) and isinstance(ours.get(key), (str, list)) and here[:-1] == ("services",):
+            ours[key] = {"url": ours[key]}  # a URL alone is a complete service
+            base.marks[*here, "url"] = base.marks[here]
         if isinstance(value, dict) and isinstance(ours.get(key), dict):
             _merge(base, over, ours[key], value, here)
             continue

@@ -167,6 +167,7 @@ class _Compiler:
         limit = policy.rate_limit
         if limit is None:
             return None
+        assert limit.rate is not None  # resolve has seen to that
         count, period = limit.rate
         key = limit.key.removeprefix("header:").lower().encode() if limit.key else None
         if key is not None:

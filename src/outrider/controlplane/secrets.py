@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import time
 
 from outrider.config.interpolate import interpolate
@@ -24,7 +24,7 @@ class Source:
 
     credential: Credential
     template: str | None
-    value: str
+    value: str = field(repr=False)
     since: float
     complained: bool = False
 

@@ -59,9 +59,9 @@ class Drive:
             self._coroutine = None
             self._ended()
         else:
-            if future is None:  # a bare yield, as of asyncio.sleep(0): go on with the next turn of the loop
-                asyncio.get_running_loop().call_soon(self.resume)
-            elif future is not _SUSPENDED:
+            if future is None:
+                future = _next_turn()  # a bare yield, as of asyncio.sleep(0)
+            if future is not _SUSPENDED:
                 self._future = future
                 # The protocol between Future.__await__ and whoever drives it, as in asyncio.Task.
                 future._asyncio_future_blocking = False
@@ -79,3 +79,11 @@ class Drive:
     def _stop(self) -> asyncio.CancelledError:
         self._cancelled = False
         return asyncio.CancelledError()
+
+
+def _next_turn() -> asyncio.Future[None]:
+    """A future that is done with the next turn of the loop."""
+    loop = asyncio.get_running_loop()
+    future = loop.create_future()
+    loop.call_soon(lambda: future.done() or future.set_result(None))
+    return future

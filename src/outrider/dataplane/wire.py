@@ -62,10 +62,9 @@ def request_head(call: Call, endpoint: Endpoint, owned: frozenset[bytes], lines:
     if base and path != b"*":
         path = base + path
     parts = [call.method, b" ", path, endpoint.host_line]
-    if call.nominated:
-        owned = owned | call.nominated
+    nominated = call.nominated
     for lower, name, value in call.fields:
-        if lower in owned or (b"_" in lower and lower.replace(b"_", b"-") in owned):
+        if lower in owned or lower in nominated or (b"_" in lower and lower.replace(b"_", b"-") in owned):
             continue
         parts += (name, b": ", value, b"\r\n")
     if call.chunked:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container
 
-VARIABLE = re.compile(r"\{([a-z_]+(?::[A-Za-z0-9-]+)?)\}")
+VARIABLE = re.compile(r"\{([a-z_]+(?::[!#$%&'*+.^_`|~0-9A-Za-z-]+)?)\}")
 WITH_EACH_ATTEMPT = frozenset(("request_id", "correlation_id", "attempt"))
 
 

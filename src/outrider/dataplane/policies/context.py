@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # W3C trace-context §3.2.2. Version ff and all-zero ids are invalid; later versions may append fields.
 _IDS = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+_WITHOUT_STATE = frozenset((b"tracestate",))
 _TRACEPARENT = re.compile(rb"00%b|(?!ff|00)[0-9a-f]{2}%b(?:-.*)?" % (_IDS, _IDS))
 
 
@@ -39,6 +40,8 @@ class Context:
             call.traceparent = noted[b"traceparent"]
         else:
             call.traceparent = ENTROPY.traceparent()
+            # The state of a trace that has not been kept would be wrong in the new one (trace-context §4.3).
+            call.nominated = _WITHOUT_STATE | call.nominated if call.nominated else _WITHOUT_STATE
 
     def observe(self, call: Call, outcome: Outcome) -> None:
         """It holds no permit."""

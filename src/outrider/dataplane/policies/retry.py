@@ -87,7 +87,7 @@ class Retry:
             return phase.value if phase in self.on_errors else None
         status = result.status
         if status == 429:
-            return "429" if result.retry_after is not None else None
+            return "429" if parse_retry_after(result.retry_after) is not None else None
         return str(status) if status in self.on_status else None
 
     def _refusal(self, call: Call, attempt: Attempt) -> str | None:

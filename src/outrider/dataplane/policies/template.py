@@ -21,11 +21,15 @@ class Template:
     __slots__ = ("_parts", "constant")
 
     def __init__(self, text: str, known: Mapping[str, str]) -> None:
-        pieces = VARIABLE.split(VARIABLE.sub(lambda m: known.get(m[1], m[0]), text))
-        self.constant = "".join(pieces).encode("latin-1") if len(pieces) == 1 else None
-        self._parts: list[bytes | Part] = [
-            _variable(piece) if index % 2 else piece.encode("latin-1") for index, piece in enumerate(pieces)
-        ]
+        parts: list[bytes | Part] = []
+        for index, piece in enumerate(VARIABLE.split(text)):
+            if index % 2 and piece not in known:
+                parts.append(_variable(piece))
+            else:
+                parts.append((known[piece] if index % 2 else piece).encode("latin-1"))
+        texts = [part for part in parts if isinstance(part, bytes)]
+        self.constant = b"".join(texts) if len(texts) == len(parts) else None
+        self._parts = parts
 
     def render(self, attempt: Attempt) -> bytes:
         """The value for one attempt."""
