@@ -5,26 +5,27 @@ from __future__ import annotations
 import asyncio
 import errno
 import gc
+import importlib
 import logging
 import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
 from time import monotonic
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import uvloop
-from aiohttp import web
 
 from outrider import __version__
 from outrider.config.resolve import Resolved
-from outrider.controlplane.admin.server import admin_app
 from outrider.controlplane.runtime import Runtime
 from outrider.controlplane.telemetry.logs import Logs
-from outrider.controlplane.telemetry.server import telemetry_app
 from outrider.dataplane.listener import Listener
 from outrider.dataplane.routing import Service
 from outrider.errors import EXIT_FAILED, EXIT_OK, StartError
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 log = logging.getLogger("outrider")
 
@@ -37,21 +38,31 @@ class App:
         self.runtime = Runtime(resolved, asyncio.get_running_loop(), logs)
         self.listener = Listener(self.runtime.proxy)
         self.ports: dict[str, int] = {}
+        self.accepting_since = 0.0
+        self._reserved: list[socket.socket] = []
         self._runners: list[web.AppRunner] = []
         self._upkeep: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Open every port. Raises StartError, with everything closed again, if one is not to be had."""
+        """Open every port. Raises StartError, with everything closed again, if one is not to be had.
+
+        Every port is bound before the first call is accepted. The library that serves telemetry and admin takes
+        longer to import than everything else together, so it is imported beside the first calls.
+        """
         config = self.runtime.resolved.config
         try:
+            telemetry = await self._reserve("telemetry.listen", config.telemetry.listen)
+            admin = await self._reserve("admin.listen", config.admin.listen)
             await self._listen("listen", config.listen)
             for service, port in self.runtime.compiled.ports:
                 await self._listen(f"services.{service.name}.port", ("127.0.0.1", port), service)
-            await self._serve("telemetry.listen", telemetry_app(self.runtime), config.telemetry.listen)
-            await self._serve("admin.listen", admin_app(self.runtime), config.admin.listen)
         except StartError:
             await self.stop()
             raise
+        self.accepting_since = monotonic()
+        servers = await asyncio.to_thread(importlib.import_module, "outrider.controlplane.servers")
+        self._runners.append(await servers.serve(servers.telemetry_app(self.runtime), telemetry))
+        self._runners.append(await servers.serve(servers.admin_app(self.runtime), admin))
         self._upkeep = [
             asyncio.create_task(self.runtime.lag.watch()),
             asyncio.create_task(self.runtime.secrets.watch()),
@@ -69,19 +80,26 @@ class App:
         for runner in self._runners:
             await runner.cleanup()
         self._runners.clear()
+        for reserved in self._reserved:
+            reserved.close()
 
     async def _listen(self, key: str, address: tuple[str, int], service: Service | None = None) -> None:
         host, port = address
         self.ports[key] = await _bound(key, address, lambda: self.listener.open(host, port, service))
 
-    async def _serve(self, key: str, app: web.Application, address: tuple[str, int]) -> None:
-        host, port = address
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
-        await runner.setup()
-        self._runners.append(runner)
-        site = web.TCPSite(runner, host, port, reuse_address=True)
-        await _bound(key, address, site.start)
-        self.ports[key] = int(runner.addresses[0][1])
+    async def _reserve(self, key: str, address: tuple[str, int]) -> socket.socket:
+        """Bind a port whose server is yet to come; who connects meanwhile waits."""
+
+        async def bind() -> socket.socket:
+            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+            reserved = socket.create_server(address, family=family, backlog=128, reuse_port=False)
+            reserved.setblocking(False)
+            self.ports[key] = int(reserved.getsockname()[1])
+            return reserved
+
+        reserved = await _bound(key, address, bind)
+        self._reserved.append(reserved)
+        return reserved
 
 
 T = TypeVar("T")
@@ -115,8 +133,9 @@ async def _run(resolved: Resolved, logs: Logs) -> int:
     await app.start()
     gc.collect()
     gc.freeze()  # what lives as long as the process need not be looked at again
+    gc.enable()
     details: dict[str, object] = {"version": __version__, "service": resolved.config.service, "ports": app.ports}
-    details["started_in_ms"] = round((monotonic() - began) * 1000)
+    details["accepting_after_ms"] = round((app.accepting_since - began) * 1000)
     log.info("ready", extra={"fields": details})
     try:
         return await _until_stopped(app, stop)

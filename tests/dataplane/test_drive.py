@@ -180,6 +180,7 @@ async def test_a_turn_given_away_is_not_heard_by_the_next_coroutine(driven: Driv
 
     driven.drive.start(first())
     driven.drive.cancel()
+    await turns()
     assert driven.ends == 1
     driven.drive.start(second())
     await turns()

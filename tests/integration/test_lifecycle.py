@@ -120,14 +120,19 @@ async def status_of(port: int, path: str) -> int:
     return (await exchange(port, get(path, "Connection: close", host="127.0.0.1"))).status
 
 
-async def test_it_is_ready_in_half_a_second(tmp_path: Path) -> None:
-    """From the start of the process to the first call it could carry, best of three."""
-    times = []
+async def test_it_starts_about_as_fast_as_its_libraries_are_imported(tmp_path: Path) -> None:
+    """Everything stands before three times the time has passed that importing aiohttp alone takes. Best of three, side
+    by side; the bench measures the cold start in milliseconds."""
+    times, imports = [], []
     for _ in range(3):
+        began = monotonic()
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", "import aiohttp.web")
+        await process.wait()
+        imports.append(monotonic() - began)
         async with running(tmp_path, "services: { user: 'http://127.0.0.1:9' }") as one:
             times.append(one.started_in)
             assert await status_of(one.telemetry, "/readyz") == 200
-    assert min(times) < 0.5
+    assert min(times) < 3 * min(imports)
 
 
 async def test_sigterm_lets_calls_end(tmp_path: Path) -> None:

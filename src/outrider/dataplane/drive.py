@@ -85,5 +85,10 @@ def _next_turn() -> asyncio.Future[None]:
     """A future that is done with the next turn of the loop."""
     loop = asyncio.get_running_loop()
     future = loop.create_future()
-    loop.call_soon(lambda: future.done() or future.set_result(None))
+
+    def done() -> None:
+        if not future.done():
+            future.set_result(None)
+
+    loop.call_soon(done)
     return future
