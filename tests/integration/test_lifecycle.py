@@ -30,7 +30,7 @@ from tests.integration.harness import (
     whole_config,
 )
 
-_SOURCE = Path(__file__).parents[2] / "src"
+_SOURCE = Path(os.environ.get("OUTRIDER_COMPILED") or Path(__file__).parents[2] / "src")
 
 
 class Process:

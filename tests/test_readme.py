@@ -1,0 +1,58 @@
+"""The README: every command and configuration it shows is executed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+CONFIGURATIONS = dict(re.findall(r"<!-- executed: (\S+) -->\n```yaml\n(.*?)```", README, re.S))
+ENVIRONMENT = os.environ | {"SERVICE_API_KEY": "a-key-of-this-platform"}
+
+
+def outrider(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "outrider", *words]
+    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=30)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGURATIONS))
+def test_every_configuration_shown_is_sound(name: str, tmp_path: Path) -> None:
+    """`outrider check` finds nothing to complain about in what the README shows."""
+    (tmp_path / name).write_text(CONFIGURATIONS[name])
+    checked = outrider("check", "--strict", "-c", name, folder=tmp_path)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_every_yaml_block_is_executed() -> None:
+    """No configuration in the README escapes the test above."""
+    assert README.count("```yaml") == len(CONFIGURATIONS) == 2
+
+
+def test_the_two_commands_are_verbs_of_the_makefile() -> None:
+    """`make demo` and `make test` stand in the README, and make knows both, with every other verb it documents."""
+    assert "make demo" in README
+    assert "make test" in README
+    for verb in ("demo", "test", "lint", "bench", "docs"):
+        found = subprocess.run(["make", "-n", verb], cwd=ROOT, capture_output=True, text=True, timeout=30)
+        assert found.returncode == 0, found.stderr
+
+
+def test_the_demo_keeps_its_promises() -> None:
+    """A short `outrider demo` ends with exit code 0: every promise held."""
+    shown = outrider("demo", "--seconds", "5", "--rate", "30", folder=ROOT)
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert "BROKEN" not in shown.stdout
+
+
+def test_links_lead_somewhere() -> None:
+    """Every file that the README and the documents refer to exists."""
+    documents = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *(ROOT / "docs").rglob("*.md")]
+    for document in documents:
+        for link in re.findall(r"\]\((?!https?:)([^)#]+)\)", document.read_text()):
+            assert (document.parent / link).exists(), f"{document.name}: {link}"
