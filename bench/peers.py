@@ -8,11 +8,10 @@ rate limit and a concurrency limit that are checked on every call but never reac
 from __future__ import annotations
 
 import os
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from setup import ROOT, SITE, WORK, envoy, find
+from setup import ROOT, WORK, envoy, find, measured_python
 
 TARGET_PORT = 19001
 PORTS = {"outrider": 19100, "outrider (not compiled)": 19110, "envoy": 19120, "haproxy": 19130, "nginx": 19140}
@@ -57,7 +56,7 @@ http {{
 def peers() -> list[Peer]:
     """All proxies, ready to be started."""
     return [
-        _outrider("outrider", {"PYTHONPATH": str(SITE)}),
+        _outrider("outrider", {}),
         _outrider("outrider (not compiled)", {"PYTHONPATH": str(ROOT / "src")}),
         _envoy(),
         _haproxy(),
@@ -85,7 +84,7 @@ services:
     max_in_flight: 1024
 """,
     )
-    return Peer(name, [sys.executable, "-m", "outrider", "run", "-c", str(config)], port, environment=environment)
+    return Peer(name, [measured_python(), "-m", "outrider", "run", "-c", str(config)], port, environment=environment)
 
 
 def _envoy() -> Peer:

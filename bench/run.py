@@ -17,7 +17,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import sysconfig
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from datetime import date
 from pathlib import Path
 
 from peers import TARGET_PORT, Peer, peers, target_config
-from setup import ROOT, WORK, find
+from setup import ROOT, WORK, find, measured_python
 
 CONNECTIONS = (1, 16, 64)
 BODIES = {"small": "/x", "1 MiB": "/big"}
@@ -189,8 +188,8 @@ def report(
         "",
         f"Measured on {date.today().isoformat()} by `make bench`: {machine()}.",
         "One worker each, equal features (`bench/peers.py`), one nginx target, wrk with one thread,",
-        f"{rounds} interleaved rounds of {seconds:g} s, medians. **Ratios are to Envoy in the same run; below 1 is less",
-        "than Envoy.**",
+        f"{rounds} interleaved rounds of {seconds:g} s, medians. **Ratios are to Envoy in the same run; below 1 is",
+        "less than Envoy.**",
         "",
     ]
     for body in BODIES:
@@ -243,9 +242,9 @@ def machine() -> str:
         if line.startswith("model name"):
             cpu = line.partition(":")[2].strip()
             break
-    optimised = "--enable-optimizations" in (sysconfig.get_config_var("CONFIG_ARGS") or "")
-    built = "built with profile-guided optimisation" if optimised else "built without profile-guided optimisation"
-    return f"{cpu}, {os.cpu_count()} cores, Linux {platform.release()}, CPython {platform.python_version()} ({built})"
+    asked = [measured_python(), "-c", "import platform; print(platform.python_version())"]
+    version = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    return f"{cpu}, {os.cpu_count()} cores, Linux {platform.release()}, CPython {version}"
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@ import logging
 
 import pytest
 
-from outrider.dataplane.drive import Drive, suspended
+from outrider.dataplane.drive import Drive
+from outrider.dataplane.suspend import suspended
 
 
 class Driven:

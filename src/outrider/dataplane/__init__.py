@@ -16,5 +16,6 @@ pool.py dial.py an idle connection, or a new one
 wire.py         the head as bytes, and the hop-by-hop rules
 replay.py       the request body, kept for another try up to a limit
 upstream.py     the connection to the target: parses the answer, whose body flows back through downstream.py
+drive.py        runs the coroutine of a call from the events it waits for (suspend.py)
 proxy.py        what all connections share; stats.py counts, timers.py bounds every wait, entropy.py makes ids
 """

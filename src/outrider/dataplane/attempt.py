@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from asyncio import CancelledError, Task
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.dial import dial
-from outrider.dataplane.drive import suspended
 from outrider.dataplane.policies.retry import unsent
+from outrider.dataplane.suspend import suspended
 from outrider.dataplane.wire import request_head
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Response
@@ -191,4 +191,4 @@ def _hang_up(dialling: Task[Upstream | Failure]) -> None:
         connection.close()
 
 
-_NOT_YET = Failure(Kind.CANCELLED, "the attempt was given up before it ended")
+_NOT_YET: Final = Failure(Kind.CANCELLED, "the attempt was given up before it ended")

@@ -13,8 +13,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from outrider.dataplane.attempt import Attempt
-from outrider.dataplane.drive import suspended
 from outrider.dataplane.stats import BUCKETS, bucket_of
+from outrider.dataplane.suspend import suspended
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Request, Response
 from outrider.model.outcome import FAILURE, NEUTRAL, SUCCESS, Outcome, classify

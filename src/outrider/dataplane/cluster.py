@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from random import randrange
+from typing import Final
 
 from outrider.dataplane.pool import Pool
 from outrider.dataplane.stats import ClusterStats
@@ -119,4 +120,4 @@ def _round_robin() -> Chooser:
     return choose
 
 
-BALANCERS: dict[str, Callable[[], Chooser]] = {"least-requests": _least_requests, "round-robin": _round_robin}
+BALANCERS: Final[dict[str, Callable[[], Chooser]]] = {"least-requests": _least_requests, "round-robin": _round_robin}

@@ -14,7 +14,7 @@ import socket
 import struct
 from collections import deque
 from time import monotonic
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import httptools
 
@@ -43,17 +43,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("outrider")
 
 # RFC 9110 §7.2 with RFC 3986 §3.2.2: a registered name, an IPv4 address or a bracketed IPv6 one, and a port.
-_HOST = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
-_ABSOLUTE = re.compile(rb"http://(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:[/?]|$)", re.IGNORECASE)
-_NO_BODY = frozenset((204, 304))
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
+_ABSOLUTE: Final = re.compile(
+    rb"http://(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:[/?]|$)", re.IGNORECASE
+)
+_NO_BODY: Final = frozenset((204, 304))
 # Seconds that a refused upload may go on before the connection is cut, so that the app can read the answer.
-_LINGER = 2.0
-_MAX_KNOWN_HOSTS = 256
-_LARGEST_READ = 256 * 1024
-_REFUSED_METHODS = frozenset((b"CONNECT", b"TRACE"))
-_ATTEMPTS = [b"x-outrider-attempts: %d\r\nserver-timing: outrider;dur=" % n for n in range(12)]
-_TENTHS = [b"%d.%d" % divmod(n, 10) for n in range(1000)]
-_OVER_LIMIT = Failure(Kind.OVERLOADED, "limits.downstream_connections is reached", retry_after=1.0)
+_LINGER: Final = 2.0
+_MAX_KNOWN_HOSTS: Final = 256
+_LARGEST_READ: Final = 256 * 1024
+_REFUSED_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
+_ATTEMPTS: Final = [b"x-outrider-attempts: %d\r\nserver-timing: outrider;dur=" % n for n in range(12)]
+_TENTHS: Final = [b"%d.%d" % divmod(n, 10) for n in range(1000)]
+_OVER_LIMIT: Final = Failure(Kind.OVERLOADED, "limits.downstream_connections is reached", retry_after=1.0)
 
 
 class Downstream:

@@ -10,20 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Generator
-from types import coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
+from outrider.dataplane.suspend import SUSPENDED
+
 log = logging.getLogger("outrider")
-
-
-_SUSPENDED = object()
-
-
-@coroutine
-def suspended() -> Generator[object, None, None]:
-    """Wait until somebody calls `Drive.resume`."""
-    yield _SUSPENDED
 
 
 class Drive:
@@ -61,7 +53,7 @@ class Drive:
         else:
             if future is None:
                 future = _next_turn()  # a bare yield, as of asyncio.sleep(0)
-            if future is not _SUSPENDED:
+            if future is not SUSPENDED:
                 self._future = future
                 # The protocol between Future.__await__ and whoever drives it, as in asyncio.Task.
                 future._asyncio_future_blocking = False

@@ -10,9 +10,10 @@ import os
 from binascii import hexlify
 from collections.abc import Callable
 from time import monotonic, time
+from typing import Final
 
-_BATCH = 64
-_VARIANT = {b"0123456789abcdef"[i : i + 1]: b"89ab"[i % 4 : i % 4 + 1] for i in range(16)}
+_BATCH: Final = 64
+_VARIANT: Final = {b"0123456789abcdef"[i : i + 1]: b"89ab"[i % 4 : i % 4 + 1] for i in range(16)}
 
 
 class Entropy:
@@ -65,6 +66,6 @@ def _noise(digits: int) -> list[bytes]:
     return [block[start : start + digits] for start in range(0, _BATCH * digits, digits)]
 
 
-ENTROPY = Entropy()
+ENTROPY: Final = Entropy()
 
-ID_FORMATS: dict[str, Callable[[], bytes]] = {"uuid7": ENTROPY.uuid7, "uuid4": ENTROPY.uuid4}
+ID_FORMATS: Final[dict[str, Callable[[], bytes]]] = {"uuid7": ENTROPY.uuid7, "uuid4": ENTROPY.uuid4}

@@ -28,13 +28,10 @@ class Listener:
 
     async def open(self, host: str, port: int, dedicated: Service | None = None) -> int:
         """Bind and accept; returns the port, which the system chooses for 0. Raises OSError."""
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        bound = socket.create_server((host, port), family=family, backlog=_BACKLOG)
         server = await self._proxy.loop.create_server(
-            lambda: cast(asyncio.Protocol, Downstream(self._proxy, dedicated)),
-            host,
-            port,
-            backlog=_BACKLOG,
-            reuse_address=True,
-            family=socket.AF_INET6 if ":" in host else socket.AF_UNSPEC,
+            lambda: cast(asyncio.Protocol, Downstream(self._proxy, dedicated)), sock=bound, backlog=_BACKLOG
         )
         self._servers.append(server)
         return int(server.sockets[0].getsockname()[1])

@@ -7,12 +7,12 @@ cannot be retried. In the manner of Linkerd's ReplayBody.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from outrider.dataplane.wire import LAST_CHUNK
 
 # Bytes held for a sink that does not exist yet before the app is asked to wait.
-HIGH_WATER = 64 * 1024
+HIGH_WATER: Final = 64 * 1024
 
 
 class Source(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.wire import REQUEST_OWNED
 from outrider.model.failure import Failure, Kind
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from outrider.dataplane.policies.retry import Retry
     from outrider.dataplane.stats import RouteStats
 
-_MAX_CACHED_HOSTS = 256
-_LOOPBACK = frozenset((b"127.0.0.1", b"localhost", b"[::1]", b"0.0.0.0"))
+_MAX_CACHED_HOSTS: Final = 256
+_LOOPBACK: Final = frozenset((b"127.0.0.1", b"localhost", b"[::1]", b"0.0.0.0"))
 
 
 @dataclass(slots=True)

@@ -11,9 +11,9 @@ import heapq
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 from time import monotonic
-from typing import Protocol
+from typing import Final, Protocol
 
-NEVER = float("inf")
+NEVER: Final = float("inf")
 
 
 class Timed(Protocol):

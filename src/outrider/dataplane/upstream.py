@@ -13,7 +13,7 @@ import select
 from asyncio import Transport
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import httptools
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from outrider.dataplane.attempt import Attempt
     from outrider.dataplane.cluster import Endpoint
 
-_MAX_INTERIM = 16
-_NO_ANSWER = {
+_MAX_INTERIM: Final = 16
+_NO_ANSWER: Final = {
     Kind.DEADLINE: "the call's timeout passed before the target answered",
     Kind.ATTEMPT_TIMEOUT: "the target did not answer within attempt_timeout",
 }
@@ -319,9 +319,8 @@ class Upstream:
         status = response.status = self._parser.get_status_code()
         if self._nominated:
             self._remove_nominated(response)
-        version = self._parser.get_http_version()
-        if status < 100 or (version != "1.1" and version != "1.0"):
-            self._fail(Kind.INVALID_RESPONSE, f"the target answered HTTP/{version} {status}")
+        if status < 100 or not (self.reused or self._speaks_http_1()):
+            self._fail(Kind.INVALID_RESPONSE, f"the target answered HTTP/{self._parser.get_http_version()} {status}")
         elif (
             self._feed_size > self._endpoint.max_head_bytes and self._head_size() > self._endpoint.max_head_bytes
         ) or len(response.lines) > self._endpoint.max_fields * 4:
@@ -333,7 +332,7 @@ class Upstream:
             attempt = self.attempt
             if attempt is not None and attempt.call.method == b"HEAD":
                 # The parser does not know that an answer to HEAD has no body: it must be replaced.
-                response.keep_alive = version == "1.1" and not self._closing
+                response.keep_alive = self._parser.get_http_version() == "1.1" and not self._closing
                 response.complete = self._stale_parser = True
 
     def on_body(self, piece: bytes) -> None:
@@ -423,6 +422,12 @@ class Upstream:
     def _watch_body(self, now: float) -> None:
         assert self.attempt is not None
         self._timers.arm(self, min(self.attempt.call.deadline, now + self._endpoint.body_idle / 4))
+
+    def _speaks_http_1(self) -> bool:
+        """Whether the version is one we speak. Asked once per connection: a target does not change its mind, and
+        an answer in another version would not have left the connection reusable."""
+        version: str = self._parser.get_http_version()
+        return version in ("1.1", "1.0")
 
     def _head_size(self) -> int:
         """Bytes of the head, about; looked at only where a single read was larger than a head may be."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from outrider.model.messages import HOP_BY_HOP, NO_NAMES, Response
 from outrider.model.reply import Reply, reason_phrase
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from outrider.dataplane.cluster import Endpoint
 
 # What Outrider itself writes into or takes out of requests, whatever the configuration says.
-REQUEST_OWNED = HOP_BY_HOP | frozenset(
+REQUEST_OWNED: Final = HOP_BY_HOP | frozenset(
     (
         b"host",
         b"content-length",
@@ -33,14 +33,14 @@ REQUEST_OWNED = HOP_BY_HOP | frozenset(
 )
 
 # Response fields that are not simply passed on: hop-by-hop ones, ours, and those that we must read.
-RESPONSE_NOTED = HOP_BY_HOP | frozenset(
+RESPONSE_NOTED: Final = HOP_BY_HOP | frozenset(
     (b"content-length", b"location", b"retry-after", b"x-outrider-attempts", b"x-outrider-degraded")
 )
 
-_PLAIN_CONNECTION = frozenset((b"keep-alive", b"close"))
+_PLAIN_CONNECTION: Final = frozenset((b"keep-alive", b"close"))
 
-LAST_CHUNK = b"0\r\n\r\n"
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+LAST_CHUNK: Final = b"0\r\n\r\n"
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 def nominated_fields(connection: bytes) -> frozenset[bytes]:
@@ -84,8 +84,8 @@ def status_line(response: Response) -> bytes:
     return line or b"HTTP/1.1 %d %b\r\n" % (response.status, _CONTROL.sub(b"", response.reason))
 
 
-_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]+")  # the parser lets these pass in a reason phrase
-_STATUS_LINES = {
+_CONTROL: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]+")  # the parser lets these pass in a reason phrase
+_STATUS_LINES: Final = {
     (status.value, status.phrase.encode()): b"HTTP/1.1 %d %b\r\n" % (status.value, status.phrase.encode())
     for status in HTTPStatus
 }
@@ -101,7 +101,7 @@ def without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
     ]
 
 
-_ENDS = (b"", b"/", b"?", b"#")  # what may follow a complete origin or path
+_ENDS: Final = (b"", b"/", b"?", b"#")  # what may follow a complete origin or path
 
 
 def relocate(location: bytes, prefix: bytes, endpoint: Endpoint | None) -> bytes:

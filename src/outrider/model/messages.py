@@ -6,12 +6,14 @@ computed once, where the field is parsed, and every later comparison uses it.
 
 from __future__ import annotations
 
+from typing import Final
+
 Field = tuple[bytes, bytes, bytes]
-NO_NAMES: frozenset[bytes] = frozenset()
+NO_NAMES: Final[frozenset[bytes]] = frozenset()
 
 # Fields that belong to one connection, framing included (RFC 9110 §7.6.1), and Trailer, because trailers are
 # not passed on. None of them is ever copied; those that are needed are written anew.
-HOP_BY_HOP = frozenset(
+HOP_BY_HOP: Final = frozenset(
     (
         b"connection",
         b"keep-alive",

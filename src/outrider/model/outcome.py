@@ -6,6 +6,7 @@ Breaker, retry and metrics must agree on what "failed" means, so they all ask he
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
 
 class Outcome(Enum):
@@ -20,12 +21,12 @@ class Outcome(Enum):
     NEUTRAL = "neutral"
 
 
-SUCCESS = Outcome.SUCCESS
-FAILURE = Outcome.FAILURE
-NEUTRAL = Outcome.NEUTRAL
+SUCCESS: Final = Outcome.SUCCESS
+FAILURE: Final = Outcome.FAILURE
+NEUTRAL: Final = Outcome.NEUTRAL
 
 # 501 and 505 say "I will never do this", which is a fact about the request, not about the target's health.
-_NOT_A_HEALTH_SIGNAL = frozenset({501, 505})
+_NOT_A_HEALTH_SIGNAL: Final = frozenset({501, 505})
 
 
 def classify(status: int) -> Outcome:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from random import uniform
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pybreaker
 
@@ -23,11 +23,13 @@ from outrider.model.outcome import FAILURE, NEUTRAL, SUCCESS, Outcome
 if TYPE_CHECKING:
     from outrider.dataplane.attempt import Attempt
 
-CLOSED, OPEN, HALF_OPEN = "closed", "open", "half_open"
-_NAMES = {pybreaker.STATE_CLOSED: CLOSED, pybreaker.STATE_OPEN: OPEN, pybreaker.STATE_HALF_OPEN: HALF_OPEN}
-_BUCKETS = 10
+CLOSED: Final = "closed"
+OPEN: Final = "open"
+HALF_OPEN: Final = "half_open"
+_NAMES: Final = {pybreaker.STATE_CLOSED: CLOSED, pybreaker.STATE_OPEN: OPEN, pybreaker.STATE_HALF_OPEN: HALF_OPEN}
+_BUCKETS: Final = 10
 # Open periods spread by up to this share, so that many sidecars do not probe in step.
-_SPREAD = 0.2
+_SPREAD: Final = 0.2
 
 TransitionHook = Callable[[str, str, str], None]
 

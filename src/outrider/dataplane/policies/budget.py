@@ -8,7 +8,9 @@ second by second, not in advance.
 
 from __future__ import annotations
 
-_SLOTS = 10
+from typing import Final
+
+_SLOTS: Final = 10
 
 
 class RetryBudget:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.entropy import ENTROPY
 from outrider.model.outcome import Outcome
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from outrider.dataplane.call import Call
 
 # W3C trace-context §3.2.2. Version ff and all-zero ids are invalid; later versions may append fields.
-_IDS = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
-_WITHOUT_STATE = frozenset((b"tracestate",))
-_TRACEPARENT = re.compile(rb"00%b|(?!ff|00)[0-9a-f]{2}%b(?:-.*)?" % (_IDS, _IDS))
+_IDS: Final = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+_WITHOUT_STATE: Final = frozenset((b"tracestate",))
+_TRACEPARENT: Final = re.compile(rb"00%b|(?!ff|00)[0-9a-f]{2}%b(?:-.*)?" % (_IDS, _IDS))
 
 
 class Context:

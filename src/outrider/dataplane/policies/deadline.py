@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.timers import NEVER
 from outrider.model.failure import Failure, Kind
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from outrider.dataplane.attempt import Attempt
     from outrider.dataplane.call import Call
 
-TIMEOUT_HEADER = b"x-outrider-timeout"
+TIMEOUT_HEADER: Final = b"x-outrider-timeout"
 
 
 class Deadline:

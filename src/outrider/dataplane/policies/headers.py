@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.policies.template import Template
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from outrider.dataplane.attempt import Attempt
 
 
-_MOST_ATTEMPTS = 32
+_MOST_ATTEMPTS: Final = 32
 
 
 class Headers:

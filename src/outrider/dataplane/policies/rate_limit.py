@@ -5,7 +5,7 @@ One stored number per key, the theoretical arrival time; exact `Retry-After`; no
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from outrider.model.failure import Failure, Kind
 from outrider.model.outcome import Outcome
@@ -13,7 +13,7 @@ from outrider.model.outcome import Outcome
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
 
-_MAX_KEYS = 10_000
+_MAX_KEYS: Final = 10_000
 
 
 class RateLimit:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from random import uniform
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from outrider.model.failure import Failure, Kind, Phase
 from outrider.model.messages import Response
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from outrider.dataplane.call import Call
     from outrider.dataplane.policies.budget import RetryBudget
 
-IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
-RETRY_HEADER = b"x-outrider-retry"
-_MAX_PUSHBACK = 300.0  # seconds; a Retry-After beyond this is not a pause but a refusal
+IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
+RETRY_HEADER: Final = b"x-outrider-retry"
+_MAX_PUSHBACK: Final = 300.0  # seconds; a Retry-After beyond this is not a pause but a refusal
 
 
 @dataclass(slots=True, frozen=True)
@@ -36,7 +36,7 @@ class Decision:
     reason: str
 
 
-NOT_NEEDED = Decision(None, "not_needed")
+NOT_NEEDED: Final = Decision(None, "not_needed")
 
 
 @dataclass(slots=True)
