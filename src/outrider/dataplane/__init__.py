@@ -5,6 +5,7 @@ The life of a call, file by file:
 listener.py     an accepted connection from the app becomes a
 downstream.py   Downstream, which parses requests; each complete head becomes a Call, and one task per
                 connection carries its calls in order
+request_head.py checks the head and takes out the facts
 routing.py      names its service and route: dedicated port, header, host, first path segment
 pipeline.py     the ordered policies of that route, and why in this order
 call.py         `carry`: admit, attempt by attempt, answer, observe. The coroutine to read first

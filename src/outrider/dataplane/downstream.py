@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 import socket
 import struct
 from collections import deque
@@ -21,11 +20,11 @@ import httptools
 from outrider.dataplane.call import Call, carry
 from outrider.dataplane.drive import Drive
 from outrider.dataplane.replay import RequestBody
+from outrider.dataplane.request_head import read_head
 from outrider.dataplane.timers import NEVER
 from outrider.dataplane.wire import (
     LAST_CHUNK,
     interim_head,
-    nominated_fields,
     relocate,
     reply_bytes,
     status_line,
@@ -42,17 +41,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("outrider")
 
-# RFC 9110 §7.2 with RFC 3986 §3.2.2: a registered name, an IPv4 address or a bracketed IPv6 one, and a port.
-_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
-_ABSOLUTE: Final = re.compile(
-    rb"http://(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:[/?]|$)", re.IGNORECASE
-)
 _NO_BODY: Final = frozenset((204, 304))
 # Seconds that a refused upload may go on before the connection is cut, so that the app can read the answer.
 _LINGER: Final = 2.0
-_MAX_KNOWN_HOSTS: Final = 256
 _LARGEST_READ: Final = 256 * 1024
-_REFUSED_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
 _ATTEMPTS: Final = [b"x-outrider-attempts: %d\r\nserver-timing: outrider;dur=" % n for n in range(12)]
 _TENTHS: Final = [b"%d.%d" % divmod(n, 10) for n in range(1000)]
 _OVER_LIMIT: Final = Failure(Kind.OVERLOADED, "limits.downstream_connections is reached", retry_after=1.0)
@@ -438,7 +430,9 @@ class Downstream:
             return
         self._in_head = False
         call.method = self._parser.get_method()
-        failure = self._read_head(call)
+        may_be_large = bool(self._head_bytes) or self._feed_size > self.proxy.limits.header_bytes
+        failure = read_head(call, self._parser.get_http_version(), self.proxy, may_be_large)
+        self._upgrading = b"upgrade" in call.noted and self._parser.should_upgrade()
         if failure is not None:
             call.keep_alive = False
         else:
@@ -494,77 +488,6 @@ class Downstream:
             except httptools.HttpParserError as error:
                 failed = error
         self._malformed(failed)
-
-    def _read_head(self, call: Call) -> Failure | None:
-        """Check what the parser does not (docs/decisions/0003), and take the framing facts out of the head."""
-        version = self._parser.get_http_version()
-        if version != "1.1":
-            if version != "1.0":
-                return Failure(Kind.VERSION, f"HTTP/{version} is not spoken here; use HTTP/1.1")
-            call.minor = 0
-            call.keep_alive = False
-        fields = call.fields
-        limits = self.proxy.limits
-        if len(fields) > limits.headers or (
-            (self._head_bytes or self._feed_size > limits.header_bytes) and _size(call) > limits.header_bytes
-        ):
-            return Failure(Kind.HEAD_TOO_LARGE, "the request head exceeds limits.header_bytes or limits.headers")
-        noted = call.noted
-        names = self.proxy.noted
-        for lower, _, value in fields:
-            if lower in names:
-                if lower in noted:
-                    if lower == b"host":
-                        return Failure(Kind.BAD_REQUEST, "the request has two Host headers")
-                    value = noted[lower] + b", " + value
-                noted[lower] = value
-        target = call.target
-        if target[:1] != b"/" or not target.isascii() or b"#" in target or call.method in _REFUSED_METHODS:
-            failure = _check_target(call.method, target)
-            if failure is not None:
-                return failure
-        host = noted.get(b"host")
-        if host not in self.proxy.known_hosts:
-            failure = self._check_host(host, call.minor)
-            if failure is not None:
-                return failure
-        if len(noted) > 1 or host is None:
-            return self._check_framing(call, noted)
-        return None
-
-    def _check_host(self, host: bytes | None, minor: int) -> Failure | None:
-        if host is None:
-            return Failure(Kind.BAD_REQUEST, "the request has no Host header") if minor else None
-        if not _HOST.fullmatch(host):
-            return Failure(Kind.BAD_REQUEST, "the Host header is not a host name")
-        if len(self.proxy.known_hosts) < _MAX_KNOWN_HOSTS:
-            self.proxy.known_hosts.add(host)
-        return None
-
-    def _check_framing(self, call: Call, noted: dict[bytes, bytes]) -> Failure | None:
-        connection = noted.get(b"connection")
-        if connection is not None:
-            call.nominated = nominated_fields(connection)
-            if b"close" in connection.lower():
-                call.keep_alive = False
-        length = noted.get(b"content-length")
-        coding = noted.get(b"transfer-encoding")
-        if coding is not None:
-            if not call.minor or length is not None:
-                return Failure(Kind.BAD_REQUEST, "Transfer-Encoding where it must not be (RFC 9112 §6.1)")
-            if coding.strip().lower() != b"chunked":
-                return Failure(Kind.NOT_IMPLEMENTED, "the only transfer coding understood is chunked")
-            call.chunked = True
-        elif length is not None:
-            if not length.isdigit():
-                return Failure(Kind.BAD_REQUEST, "Content-Length is not a number")
-            call.length = int(length)
-            if call.length > self.proxy.limits.body_bytes:
-                return Failure(Kind.BODY_TOO_LARGE, "the request body exceeds limits.body_bytes")
-        if b"expect" in noted and (call.chunked or call.length):
-            call.expect_continue = noted[b"expect"].strip().lower() == b"100-continue"
-        self._upgrading = b"upgrade" in noted and self._parser.should_upgrade()
-        return None
 
     def _malformed(self, error: Exception) -> None:
         """The parser gave up: refuse what is being read, and hear nothing more on this connection."""
@@ -671,25 +594,6 @@ def _milliseconds(seconds: float) -> bytes:
     """Seconds as milliseconds with one decimal, from a table where the number is small, as it mostly is."""
     tenths = int(seconds * 10000)
     return _TENTHS[tenths] if 0 <= tenths < 1000 else b"%.1f" % max(0.0, seconds * 1000)
-
-
-def _size(call: Call) -> int:
-    """Bytes of a request head as it was sent, about."""
-    return len(call.target) + sum(len(name) + len(value) + 4 for _, name, value in call.fields)
-
-
-def _check_target(method: bytes, target: bytes) -> Failure | None:
-    if method == b"CONNECT":
-        return Failure(Kind.METHOD_REFUSED, "CONNECT is refused: Outrider does not tunnel")
-    if method == b"TRACE":
-        return Failure(Kind.METHOD_REFUSED, "TRACE is refused: it would echo credentials to the app")
-    if b"#" in target or not target.isascii():
-        return Failure(Kind.BAD_REQUEST, "the request target has characters that must be percent-encoded")
-    if target == b"*":
-        return None if method == b"OPTIONS" else Failure(Kind.BAD_REQUEST, "only OPTIONS may have * as its target")
-    if not target.startswith(b"/") and not _ABSOLUTE.match(target):
-        return Failure(Kind.BAD_REQUEST, "the request target is neither a path nor an http:// URL")
-    return None
 
 
 def _retried_line(call: Call, response: Response) -> bytes:
