@@ -10,18 +10,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+# The types of compiled fields must exist when the class is made, so these are real imports.
+from outrider.dataplane.cluster import Cluster
+from outrider.dataplane.policies.breaker import Breaker
+from outrider.dataplane.policies.retry import Retry
+from outrider.dataplane.stats import RouteStats
 from outrider.dataplane.wire import REQUEST_OWNED
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Request
 from outrider.model.patterns import PathPattern
 
 if TYPE_CHECKING:
-    from outrider.dataplane.cluster import Cluster
     from outrider.dataplane.policies import Policy, Stamp
-    from outrider.dataplane.policies.breaker import Breaker
     from outrider.dataplane.policies.fallback import Fallback
-    from outrider.dataplane.policies.retry import Retry
-    from outrider.dataplane.stats import RouteStats
 
 _MAX_CACHED_HOSTS: Final = 256
 _LOOPBACK: Final = frozenset((b"127.0.0.1", b"localhost", b"[::1]", b"0.0.0.0"))

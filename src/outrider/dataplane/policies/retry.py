@@ -14,13 +14,13 @@ from email.utils import parsedate_to_datetime
 from random import uniform
 from typing import TYPE_CHECKING, Final
 
+from outrider.dataplane.policies.budget import RetryBudget
 from outrider.model.failure import Failure, Kind, Phase
 from outrider.model.messages import Response
 
 if TYPE_CHECKING:
     from outrider.dataplane.attempt import Attempt
     from outrider.dataplane.call import Call
-    from outrider.dataplane.policies.budget import RetryBudget
 
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
 RETRY_HEADER: Final = b"x-outrider-retry"
