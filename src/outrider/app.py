@@ -9,7 +9,6 @@ import importlib
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Awaitable, Callable
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
@@ -165,12 +164,6 @@ async def _until_stopped(app: App, stop: asyncio.Queue[signal.Signals]) -> int:
     clean = draining.result()
     log.info("stopped" if clean else "stopped at the drain limit", extra={"fields": {"clean": clean}})
     return EXIT_OK if clean else EXIT_FAILED
-
-
-def die(message: str, code: int) -> int:
-    """One clear line on standard error, and the exit code."""
-    sys.stderr.write(f"outrider: {message}\n")
-    return code
 
 
 _SAYINGS = {

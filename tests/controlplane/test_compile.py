@@ -24,7 +24,7 @@ def compiled(tmp_path: Path, text: str, hooks: tuple[object, ...] = ()) -> Compi
     path = tmp_path / "outrider.yaml"
     path.write_text(f"service: booking\ninstance: b-1\n{text}")
     resolved, _ = load([str(path)], environment={})
-    return compile_config(resolved, hooks)  # type: ignore[arg-type]
+    return compile_config(resolved, hooks)  # type: ignore[arg-type] # hooks of a test
 
 
 USER = "services:\n  user:\n    url: http://127.0.0.1:3001\n"
@@ -99,7 +99,7 @@ def test_first_route_wins(tmp_path: Path) -> None:
 
 def test_times(tmp_path: Path) -> None:
     """Without a timeout a call has no deadline; an attempt never has more time than its call."""
-    assert part(default(compiled(tmp_path, f"{USER}    timeout: false")), Deadline).timeout == NEVER  # type: ignore[union-attr]
+    assert part(default(compiled(tmp_path, f"{USER}    timeout: false")), Deadline).timeout == NEVER  # type: ignore[union-attr] # it is there, or the test fails
     deadline = part(default(compiled(tmp_path, f"{USER}    timeout: 2s")), Deadline)
     assert isinstance(deadline, Deadline)
     assert (deadline.timeout, deadline.attempt_timeout) == (2.0, 2.0)
@@ -173,7 +173,7 @@ def test_route_with_parts_of_its_own(tmp_path: Path) -> None:
     base = default(made)
     assert route.retry.budget is not base.retry.budget
     assert part(route, RateLimit) is not part(base, RateLimit)
-    assert part(route, ConcurrencyLimit).limit == 1  # type: ignore[union-attr]
+    assert part(route, ConcurrencyLimit).limit == 1  # type: ignore[union-attr] # it is there, or the test fails
     assert [breaker.name for breaker in made.breakers] == ["user", "user GET /a"]
 
 

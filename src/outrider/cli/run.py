@@ -18,14 +18,14 @@ def command(
     paths: tuple[str, ...], services: tuple[str, ...], settings: tuple[str, ...], wrapped: tuple[str, ...]
 ) -> None:
     """Run the sidecar until SIGTERM. A configuration with errors never starts."""
-    from outrider.app import die, run
-
     if wrapped:
         sys.exit(die(f"cannot run {wrapped[0]}: wrapping a command is not supported yet", EXIT_USAGE))
     try:
         resolved, warnings = load(paths, services=services, settings=settings)
         for problem in warnings:
             click.echo(problem.render(), err=True)
+        from outrider.app import run  # not before the configuration is known to be sound
+
         code = run(resolved)
     except ConfigError as error:
         for problem in error.problems:
@@ -34,3 +34,9 @@ def command(
     except OutriderError as error:
         code = die(str(error), error.exit_code)
     sys.exit(code)
+
+
+def die(message: str, code: int) -> int:
+    """One clear line on standard error, and the exit code."""
+    sys.stderr.write(f"outrider: {message}\n")
+    return code

@@ -25,6 +25,7 @@ from outrider.config.schema import (
     Service,
 )
 from outrider.config.source import Document, KeyPath
+from outrider.model.messages import is_field_value
 from outrider.model.variables import unknown_variables
 
 BUILT_IN: dict[str, Any] = {
@@ -208,7 +209,7 @@ def _check_layers(config: Config, document: Document) -> None:
                 document.complain((*at, "headers", "set", header), f"nothing provides {{{variable}}}", hint)
     for name, credential in config.credentials.items():
         value = credential.value
-        if value != value.strip() or not (value.isascii() and value.isprintable()):
+        if value != value.strip() or not is_field_value(value):
             message = "a credential must be one line of printable ASCII without spaces around it"
             document.complain(("credentials", name, "value"), message)
 

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_core import PydanticCustomError
 
 from outrider.config.scalars import Duration, DurationRange, NotYet, RatePerPeriod, Share, Size
-from outrider.model.messages import HOP_BY_HOP
+from outrider.model.messages import HOP_BY_HOP, is_field_value
 from outrider.model.patterns import PathPattern
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -65,7 +65,7 @@ def _header_value(value: Any) -> Any:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise _fail("expected text; put it in quotes")
     text = str(value)
-    if not text.isprintable() or not text.isascii():
+    if not is_field_value(text):
         raise _fail("a header value must be one line of printable ASCII")
     return text
 

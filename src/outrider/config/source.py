@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 
@@ -56,8 +56,8 @@ class Document:
 
     def complain(self, path: KeyPath, message: str, hint: str = "", *, key: bool = False, warn: bool = False) -> None:
         """Add a problem at a path."""
-        severity = "warning" if warn else "error"
-        self.problems.append(Problem(self.mark(path, key=key), dotted(path), message, hint, severity))  # type: ignore[arg-type]
+        severity: Literal["error", "warning"] = "warning" if warn else "error"
+        self.problems.append(Problem(self.mark(path, key=key), dotted(path), message, hint, severity))
 
     def merge(self, other: Document) -> None:
         """Lay another document over this one: maps merge by key, everything else is replaced."""

@@ -28,7 +28,6 @@ from outrider.dataplane.proxy import Limits
 from outrider.dataplane.routing import Route, RouteTable, Service
 from outrider.dataplane.stats import ClusterStats, RouteStats
 from outrider.dataplane.timers import NEVER
-from outrider.errors import ConfigError
 from outrider.model.failure import Phase
 from outrider.model.patterns import PathPattern
 from outrider.model.variables import header_names
@@ -55,7 +54,7 @@ class Compiled:
 
 
 def compile_config(resolved: Resolved, hooks: tuple[TransitionHook, ...] = ()) -> Compiled:
-    """Build the route table. `hooks` hear every breaker transition. Raises ConfigError for an unusable secret."""
+    """Build the route table. `hooks` hear every breaker transition."""
     return _Compiler(resolved, hooks).run()
 
 
@@ -84,17 +83,8 @@ class _Compiler:
         return Limits(**{name: getattr(limits, name) for name in type(limits).model_fields})
 
     def _credentials(self) -> dict[str, Credential]:
-        document = self._resolved.document
-        made = {}
-        for name, credential in self._resolved.credentials.items():
-            try:
-                made[name] = Credential(credential.header, credential.value)
-            except ValueError as error:
-                document.complain(("credentials", name, "value"), str(error))
-        problems = [problem for problem in document.problems if problem.severity == "error"]
-        if problems:
-            raise ConfigError(problems)
-        return made
+        declared = self._resolved.credentials.items()
+        return {name: Credential(credential.header, credential.value) for name, credential in declared}
 
     def _service(self, declared: EffectiveService) -> Service:
         stats = ClusterStats()

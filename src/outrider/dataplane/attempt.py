@@ -73,17 +73,22 @@ class Attempt:
         call.tried += (endpoint,)
 
         connection = endpoint.pool.lease()
-        if connection is None:
-            self.result = await self._on_a_new_connection(endpoint)
-        else:
+        while True:
+            if connection is None:
+                dialled = await self._dial(endpoint)
+                if isinstance(dialled, Failure):
+                    self.result = dialled
+                    break
+                connection = dialled
             self._send(endpoint, connection)
             if not connection.settled:
                 await suspended()
             self.result = connection.failure or connection.response
-            if connection.failure is not None and self._was_stale(connection.failure):
-                endpoint.stats.connects["stale"] += 1
-                connection.end(self.started)
-                self.result = await self._on_a_new_connection(endpoint)
+            if connection.failure is None or not self._was_stale(connection.failure):
+                break
+            endpoint.stats.connects["stale"] += 1
+            connection.end(self.started)
+            connection = None  # and only a reused one can be stale
         self.answered = monotonic()
         return self.result
 
@@ -127,7 +132,7 @@ class Attempt:
             breaker.observe(self, outcome)
             self.generation = -1
 
-    async def _on_a_new_connection(self, endpoint: Endpoint) -> Response | Failure:
+    async def _dial(self, endpoint: Endpoint) -> Upstream | Failure:
         route = self.call.route
         left = self.due - monotonic()
         if left <= 0:
@@ -140,13 +145,8 @@ class Attempt:
         except CancelledError:
             dialling.add_done_callback(_hang_up)
             raise
-        if isinstance(connection, Failure):
-            return connection
         self.sent = monotonic()
-        self._send(endpoint, connection)
-        if not connection.settled:
-            await suspended()
-        return connection.failure or connection.response
+        return connection
 
     def _send(self, endpoint: Endpoint, connection: Upstream) -> None:
         """Send the request; the connection resumes the call when there is an answer, or a reason why not."""

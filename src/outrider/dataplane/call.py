@@ -93,6 +93,10 @@ class Call(Request):
             self._request_id = make()
         return self._request_id
 
+    def overhead(self, seconds: float) -> float:
+        """What of the `seconds` since the call came in was spent neither on targets nor in back-off."""
+        return seconds - self.waited - self.paused
+
     def note(self, sentence: str) -> None:
         """Add to the story of this call, as log and explain tell it."""
         if self.history is None:
@@ -296,7 +300,7 @@ def finish(call: Call, outcome: Outcome) -> None:
     duration.counts[bucket_of(BUCKETS, seconds)] += 1
     duration.sum += seconds
     proxy = call.downstream.proxy
-    added = seconds - call.waited - call.paused
+    added = call.overhead(seconds)
     overhead = proxy.stats.overhead
     overhead.counts[bucket_of(BUCKETS, added)] += 1
     overhead.sum += added

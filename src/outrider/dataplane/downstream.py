@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import httptools
 
-from outrider.dataplane.call import Call, carry
+from outrider.dataplane.call import Call, answer_here, carry
 from outrider.dataplane.drive import Drive
 from outrider.dataplane.replay import RequestBody
 from outrider.dataplane.request_head import read_head
@@ -44,7 +44,7 @@ log = logging.getLogger("outrider")
 _NO_BODY: Final = frozenset((204, 304))
 # Seconds that a refused upload may go on before the connection is cut, so that the app can read the answer.
 _LINGER: Final = 2.0
-_LARGEST_READ: Final = 256 * 1024
+_LARGEST_READ: Final = 256 * 1024  # of uvloop, which may hold body and what is not body
 _ATTEMPTS: Final = [b"x-outrider-attempts: %d\r\nserver-timing: outrider;dur=" % n for n in range(12)]
 _TENTHS: Final = [b"%d.%d" % divmod(n, 10) for n in range(1000)]
 _OVER_LIMIT: Final = Failure(Kind.OVERLOADED, "limits.downstream_connections is reached", retry_after=1.0)
@@ -63,7 +63,6 @@ class Downstream:
         "_close_after",
         "_deaf",
         "_dedicated",
-        "_discarding",
         "_drive",
         "_feed_size",
         "_head_bytes",
@@ -103,7 +102,6 @@ class Downstream:
         self._stray_bytes = 0  # since the last byte of body
         self._oversize = False
         self._head_since = 0.0
-        self._discarding = False  # whatever follows is read and thrown away
         self._skip_head = False
         self._upgrading = False
         self._queue: deque[Call] = deque()
@@ -117,7 +115,7 @@ class Downstream:
         self._close_after = False
         self._deaf = False  # nothing more is read as a request
         self._lingering = False
-        self._linger_buffered: int | None = None
+        self._linger_buffered = -1  # bytes the app had not taken at the last look
         self._lost = False
         self.write_paused = False
         self.due = NEVER
@@ -159,11 +157,7 @@ class Downstream:
     def _refuse(self, call: Call, failure: Failure) -> None:
         """Answer a request that never became a call: malformed, too large, or for nobody we know."""
         call.correlation_id = call.noted.get(b"x-correlation-id", b"")
-        call.failure = failure
-        call.label = failure.kind.label
-        call.status = failure.kind.status
-        correlation = call.correlation_id.decode("latin-1") or None
-        self.send_reply(call, rescue(failure, correlation_id=correlation))
+        answer_here(call, failure)
         seconds = monotonic() - call.started
         call.route.stats.first(call.method, call.status, call.label)
         call.route.stats.duration.observe(seconds)
@@ -212,8 +206,7 @@ class Downstream:
     def send_reply(self, call: Call, reply: Reply) -> None:
         """A reply made here. If the request body has not come in yet, the connection ends with it."""
         self._close_after = self._ends(call)
-        seconds = monotonic() - call.started
-        overhead = seconds - call.waited - call.paused
+        overhead = call.overhead(monotonic() - call.started)
         extra = b"%b%b\r\n" % (_ATTEMPTS[min(call.attempts, 11)], _milliseconds(overhead))
         self._transport.write(reply_bytes(reply, extra, head_only=call.method == b"HEAD", close=self._close_after))
 
@@ -260,10 +253,9 @@ class Downstream:
                 parts.append(b"transfer-encoding: chunked\r\n")
         elif response.status == 204:
             parts[1:] = without(parts[1:], frozenset((b"content-length",)))
-        overhead = attempt.answered - call.started - call.waited - call.paused
         parts += (
-            _ATTEMPTS[call.attempts if call.attempts < 12 else 11],
-            _milliseconds(overhead),
+            _ATTEMPTS[min(call.attempts, 11)],
+            _milliseconds(call.overhead(attempt.answered - call.started)),
             call.route.timing_name,
             _milliseconds(attempt.answered - attempt.started),
             b"\r\n",
@@ -291,16 +283,16 @@ class Downstream:
         self._queue.clear()
         self._regulate()
         self._transport.write_eof()
-        self._linger_on(monotonic())
+        self.proxy.timers.arm(self, monotonic() + _LINGER)
 
     def _linger_on(self, now: float) -> None:
         """Wait on while the app takes its answer; then, or when it has stopped taking it, cut the connection."""
         buffered = self._transport.get_write_buffer_size()
-        if self._linger_buffered is not None and buffered in (0, self._linger_buffered):
+        if buffered in (0, self._linger_buffered):
             self._transport.abort()
             return
         self._linger_buffered = buffered
-        self.proxy.timers.arm(self, now + (self.proxy.limits.body_idle_timeout if buffered else _LINGER))
+        self.proxy.timers.arm(self, now + self.proxy.limits.body_idle_timeout)
 
     # ---------------------------------------------------------------- asyncio.Protocol
 
@@ -312,11 +304,8 @@ class Downstream:
             connections.add(self)
         else:
             proxy.stats.refused_connections += 1
-            self._deaf = True
             transport.write(reply_bytes(rescue(_OVER_LIMIT), b"", head_only=False, close=True))
-            self._lingering = True
-            transport.write_eof()
-            proxy.timers.arm(self, monotonic() + _LINGER)
+            self._close_politely()
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -510,13 +499,12 @@ class Downstream:
         call.aborted = Failure(kind, detail)
         self._incoming = call
         self._queue.append(call)
-        self._discarding = True
         self._deaf = True
 
     def _refuse_oversize(self) -> None:
         """A chunked body has outgrown the limit: end its call before anything more of it is passed on."""
         self._oversize = False
-        self._deaf = self._discarding = True
+        self._deaf = True
         for call in (self._active, *self._queue):
             if call is not None and call.aborted is not None:
                 call.keep_alive = False
@@ -527,7 +515,6 @@ class Downstream:
         """Stop the call whose body cannot be read to its end."""
         call = self._incoming
         self._deaf = True
-        self._discarding = True
         if call is None:
             return
         call.aborted = call.aborted or Failure(kind, detail)

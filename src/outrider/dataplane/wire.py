@@ -40,7 +40,6 @@ RESPONSE_NOTED: Final = HOP_BY_HOP | frozenset(
 _PLAIN_CONNECTION: Final = frozenset((b"keep-alive", b"close"))
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
-CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 def nominated_fields(connection: bytes) -> frozenset[bytes]:

@@ -29,6 +29,11 @@ HOP_BY_HOP: Final = frozenset(
 )
 
 
+def is_field_value(text: str) -> bool:
+    """Whether text of ours may stand in a header: one line of printable ASCII."""
+    return text.isascii() and text.isprintable()
+
+
 class Request:
     """The head of one request from the app.
 

@@ -58,6 +58,7 @@ def status(runtime: Runtime) -> dict[str, Any]:
     """Who runs here, since when, and how the services are doing."""
     config = runtime.resolved.config
     breakers = {breaker.name: breaker for breaker in runtime.compiled.breakers}
+    in_flight = runtime.proxy.in_flight_by_service()
     state = "draining" if runtime.proxy.draining else "ready" if runtime.ready else "starting"
     return {
         "service": config.service,
@@ -70,15 +71,16 @@ def status(runtime: Runtime) -> dict[str, Any]:
         "in_flight": runtime.proxy.in_flight,
         "event_loop_lag_seconds": round(runtime.lag.seconds, 4),
         "services": {
-            cluster.name: _service_status(cluster, breakers, runtime) for cluster in runtime.compiled.clusters
+            cluster.name: _service_status(cluster, breakers, in_flight.get(cluster.name, 0))
+            for cluster in runtime.compiled.clusters
         },
     }
 
 
-def _service_status(cluster: Cluster, breakers: dict[str, Breaker], runtime: Runtime) -> dict[str, Any]:
+def _service_status(cluster: Cluster, breakers: dict[str, Breaker], in_flight: int) -> dict[str, Any]:
     own = [breaker for name, breaker in breakers.items() if name == cluster.name or name.startswith(f"{cluster.name} ")]
     return {
-        "in_flight": runtime.proxy.in_flight_by_service().get(cluster.name, 0),
+        "in_flight": in_flight,
         "balance": cluster.balance,
         "circuits": {breaker.name: _circuit(breaker) for breaker in own},
         "endpoints": [

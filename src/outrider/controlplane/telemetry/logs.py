@@ -121,7 +121,7 @@ class AccessLog:
             "attempts": call.attempts,
             "why": call.history or ([call.failure.detail] if call.failure is not None else None),
             "duration_ms": round(seconds * 1000, 1),
-            "overhead_ms": round(max(0.0, seconds - call.waited - call.paused) * 1000, 1),
+            "overhead_ms": round(max(0.0, call.overhead(seconds)) * 1000, 1),
             "endpoint": endpoint,
             "bytes_in": call.body.size if call.body is not None else 0,
             "correlation_id": call.correlation_id.decode("latin-1") or None,

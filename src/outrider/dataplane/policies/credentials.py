@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from outrider.model.messages import is_field_value
+
 if TYPE_CHECKING:
     from outrider.dataplane.attempt import Attempt
 
@@ -22,7 +24,7 @@ class Credential:
 
     def replace(self, value: str) -> None:
         """Use this value from the next attempt on. Raises ValueError if it cannot stand in a header."""
-        if not value or value != value.strip() or not (value.isascii() and value.isprintable()):
+        if not value or value != value.strip() or not is_field_value(value):
             raise ValueError("a credential must be one line of printable ASCII without spaces around it")
         self._line = b"%b: %b\r\n" % (self._name, value.encode())
 
