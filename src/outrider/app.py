@@ -33,7 +33,7 @@ class App:
     """One sidecar in one process. `start` binds everything or nothing; `stop` is idempotent."""
 
     def __init__(self, resolved: Resolved, logs: Logs | None = None) -> None:
-        """Must be made inside a running event loop. Raises ConfigError."""
+        """Must be made inside a running event loop."""
         self.runtime = Runtime(resolved, asyncio.get_running_loop(), logs)
         self.listener = Listener(self.runtime.proxy)
         self.ports: dict[str, int] = {}
@@ -118,7 +118,7 @@ async def _bound(key: str, address: tuple[str, int], open_: Callable[[], Awaitab
 
 
 def run(resolved: Resolved) -> int:
-    """Run a sidecar until it is told to stop. Returns the exit code; raises ConfigError or StartError."""
+    """Run a sidecar until it is told to stop. Returns the exit code; raises StartError."""
     logs = Logs(resolved.config.observability.log.level)
     try:
         return uvloop.run(_run(resolved, logs))

@@ -42,7 +42,6 @@ class Runtime:
     """One running sidecar: its configuration, its data plane, and what is known about both."""
 
     def __init__(self, resolved: Resolved, loop: asyncio.AbstractEventLoop, logs: Logs | None = None) -> None:
-        """Raises ConfigError if the configuration cannot be compiled."""
         self.resolved = resolved
         self.started = time()
         self.transitions: Counter[tuple[str, str, str]] = Counter()
