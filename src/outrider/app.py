@@ -19,7 +19,7 @@ from outrider import __version__
 from outrider.config.resolve import Resolved
 from outrider.controlplane.runtime import Runtime
 from outrider.controlplane.telemetry.logs import Logs
-from outrider.dataplane.listener import Listener
+from outrider.dataplane.listener import Door, Listener
 from outrider.dataplane.routing import Service
 from outrider.errors import EXIT_FAILED, EXIT_OK, StartError
 
@@ -86,7 +86,11 @@ class App:
 
     async def _listen(self, key: str, address: tuple[str, int], service: Service | None = None) -> None:
         host, port = address
-        self.ports[key] = await _bound(key, address, lambda: self.listener.open(host, port, service))
+
+        async def open_() -> Door:
+            return self.listener.open(host, port, service)
+
+        self.ports[key] = (await _bound(key, address, open_)).port
 
     async def _reserve(self, key: str, address: tuple[str, int]) -> socket.socket:
         """Bind a port whose server is yet to come; who connects meanwhile waits."""

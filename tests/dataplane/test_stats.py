@@ -48,4 +48,4 @@ def test_counters_start_at_zero() -> None:
     cluster = ClusterStats()
     assert cluster.attempts[200] == cluster.retries["reset"] == cluster.transitions["closed", "open"] == 0
     proxy = ProxyStats()
-    assert (proxy.connections, proxy.refused_connections, proxy.policy_errors) == (0, 0, 0)
+    assert (proxy.accepted, proxy.reached["headers"], proxy.policy_errors) == (0, 0, 0)

@@ -12,6 +12,8 @@ from outrider.dataplane.call import Call
 from outrider.dataplane.cluster import Endpoint
 from outrider.dataplane.stats import ClusterStats
 from outrider.dataplane.wire import (
+    CLOSE,
+    KEEP,
     REQUEST_OWNED,
     interim_head,
     nominated_fields,
@@ -276,25 +278,25 @@ def test_an_interim_answer_has_no_framing() -> None:
 
 def test_a_reply_is_whole() -> None:
     """Status line, headers, length, what else we tell, and the body."""
-    raw = reply_bytes(Reply(503, [(b"a", b"1")], b"body"), b"x: y\r\n", head_only=False, close=False)
+    raw = reply_bytes(Reply(503, [(b"a", b"1")], b"body"), b"x: y\r\n", head_only=False, ending=KEEP)
     assert raw == b"HTTP/1.1 503 Service Unavailable\r\na: 1\r\ncontent-length: 4\r\nx: y\r\n\r\nbody"
 
 
 def test_a_reply_that_ends_the_connection_says_so() -> None:
     """`Connection: close` is the last field."""
-    raw = reply_bytes(Reply(400), b"", head_only=False, close=True)
+    raw = reply_bytes(Reply(400), b"", head_only=False, ending=CLOSE)
     assert raw == b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 
 
 def test_a_reply_to_head_announces_its_length_but_has_no_body() -> None:
     """HEAD gets the head that GET would get (RFC 9110 §9.3.2)."""
-    raw = reply_bytes(Reply(502, [], b"body"), b"", head_only=True, close=False)
+    raw = reply_bytes(Reply(502, [], b"body"), b"", head_only=True, ending=KEEP)
     assert raw == b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 4\r\n\r\n"
 
 
 @pytest.mark.parametrize("status", [204, 304])
 def test_a_reply_without_content_has_neither_length_nor_body(status: int) -> None:
     """After 204 and 304 the next byte belongs to the next answer, whatever body was prepared."""
-    raw = reply_bytes(Reply(status, [], b'{"accepted": true}'), b"", head_only=False, close=False)
+    raw = reply_bytes(Reply(status, [], b'{"accepted": true}'), b"", head_only=False, ending=KEEP)
     assert b"content-length" not in raw
     assert raw.endswith(b"\r\n\r\n")

@@ -289,7 +289,7 @@ async def test_no_more_connections_than_allowed(outrider: Outrider) -> None:
             assert (await one.call(get("/user/x"))).status == 200
         await eventually(lambda: not proxy.app.runtime.proxy.connections, "all connections gone")
         assert (await exchange(proxy.port, get("/user/x"))).status == 200
-        assert proxy.app.runtime.proxy.stats.refused_connections == 3
+        assert proxy.app.runtime.proxy.stats.reached["downstream_connections"] == 3
     for answer in answers:
         assert (answer.status, answer.get("retry-after"), answer.get("connection")) == (503, "1", "close")
 

@@ -21,6 +21,9 @@ REGISTERED = {
     "connection_timeout",
     "connection_limit_reached",
     "http_request_error",
+    "tls_alert_received",
+    "tls_certificate_error",
+    "tls_protocol_error",
     "http_request_denied",
     "http_response_incomplete",
     "http_response_header_section_size",
@@ -62,7 +65,9 @@ def test_what_may_be_tried_again_counts_as_failure(kind: Kind) -> None:
     assert kind.phase is None or kind.outcome is FAILURE
 
 
-@pytest.mark.parametrize("kind", [Kind.CONNECT_REFUSED, Kind.UNREACHABLE, Kind.DNS, Kind.CONNECT_TIMEOUT])
+@pytest.mark.parametrize(
+    "kind", [Kind.CONNECT_REFUSED, Kind.UNREACHABLE, Kind.DNS, Kind.CONNECT_TIMEOUT, Kind.TLS_CERTIFICATE]
+)
 def test_nothing_was_sent(kind: Kind) -> None:
     """Failing to connect is the phase in which nothing was sent."""
     assert kind.phase is Phase.CONNECT

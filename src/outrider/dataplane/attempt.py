@@ -72,7 +72,7 @@ class Attempt:
         endpoint.in_flight += 1
         call.tried += (endpoint,)
 
-        connection = endpoint.pool.lease()
+        connection = endpoint.pool.lease() if call.method != b"CONNECT" else None
         while True:
             if connection is None:
                 dialled = await self._dial(endpoint)
@@ -139,7 +139,8 @@ class Attempt:
             return Failure(Kind.DEADLINE, "the call's timeout passed before the target could be reached")
         proxy = self.call.downstream.proxy
         # A task of its own, because asyncio's time limits need one; connecting is not the common case.
-        dialling = proxy.loop.create_task(dial(endpoint, proxy.timers, min(route.connect_timeout, left)))
+        raw = self.call.method == b"CONNECT"
+        dialling = proxy.loop.create_task(dial(endpoint, proxy.timers, min(route.connect_timeout, left), raw))
         try:
             connection = await dialling
         except CancelledError:
@@ -158,6 +159,9 @@ class Attempt:
         connection.begin(self, self.due if body is None or body.complete else call.deadline)
         if connection.settled:
             return  # it has died since it was chosen
+        if connection.raw:
+            connection.connected()
+            return
         lines = [stamp.stamp(self) for stamp in route.stamps]
         head = request_head(call, endpoint, route.owned, lines, call.expect_continue and not call.continued)
         if body is None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from outrider.dataplane.attempt import Attempt
 from outrider.dataplane.stats import BUCKETS, bucket_of
 from outrider.dataplane.suspend import suspended
+from outrider.dataplane.tunnel import Tunnel
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Request, Response
 from outrider.model.outcome import FAILURE, NEUTRAL, SUCCESS, Outcome, classify
@@ -36,7 +37,8 @@ class Call(Request):
     `path` is what the target sees, `prefix` what was taken off in front of it. `permits` are the policies that let
     the call in and want to hear how it ended, the latest first. `aborted` says why the call must stop although the
     app is still there; `committed` that the head of an answer is on its way; `continued` that the app has been told
-    100 Continue. `waited` and `paused` are the seconds spent on targets and in back-off. `history` is None unless
+    100 Continue. `waited`, `paused` and `tunnelled` are the seconds spent on targets, in back-off, and after the
+    protocol was switched. `history` is None unless
     something other than one plain try happened.
     """
 
@@ -63,6 +65,7 @@ class Call(Request):
         "status",
         "traceparent",
         "tried",
+        "tunnelled",
         "waited",
     )
 
@@ -85,7 +88,7 @@ class Call(Request):
         self.failure: Failure | None = None
         self.aborted: Failure | None = None
         self.committed = self.continued = False
-        self.waited = self.paused = 0.0
+        self.waited = self.paused = self.tunnelled = 0.0
 
     def request_id(self, make: Callable[[], bytes]) -> bytes:
         """An id of this call alone, the same on every attempt; made when first asked for."""
@@ -117,7 +120,9 @@ async def carry(call: Call) -> None:
                     answer_here(call, verdict)
                     return
         result = await first_good(call)
-        if isinstance(result, Response) and (call.route.fallback is None or not covered(call, result)):
+        if call.upgrade and isinstance(result, Response) and result.switches:
+            outcome = await tunnel(call, result)
+        elif isinstance(result, Response) and (call.route.fallback is None or not covered(call, result)):
             outcome = forward(call, result)
             if not result.complete:
                 outcome = await stream(call, result, outcome)
@@ -228,6 +233,36 @@ async def stream(call: Call, response: Response, outcome: Outcome) -> Outcome:
     return failure.kind.outcome
 
 
+async def tunnel(call: Call, response: Response) -> Outcome:
+    """Let bytes pass both ways, uninterpreted, until both sides have ended. The deadline was for the agreement."""
+    attempt = call.attempt
+    assert attempt is not None
+    connection = attempt.connection
+    assert connection is not None
+    app = call.downstream
+    call.status = response.status
+    call.committed = True
+    if attempt.is_probe():
+        attempt.judge_head(SUCCESS)
+    proxy = app.proxy
+    passage = Tunnel(app, connection, proxy.timers, proxy.limits.tunnel_idle_timeout, app.resume_call)
+    app.switch(call, response, passage)
+    connection.join(passage)
+    stats = call.route.cluster.stats
+    stats.tunnels += 1
+    while not passage.over:
+        await suspended()
+    stats.tunnels -= 1
+    if passage.silent:
+        proxy.stats.reached["tunnel_idle_timeout"] += 1
+    stats.tunnelled["sent"] += passage.sent
+    stats.tunnelled["received"] += passage.received
+    call.tunnelled = monotonic() - attempt.answered
+    call.note(f"tunnel: {passage.sent} bytes sent, {passage.received} received; {passage.reason}")
+    attempt.seal(SUCCESS)
+    return SUCCESS
+
+
 def give_up_on(call: Call, result: Response | Failure) -> Outcome:
     """Seal the last attempt of a call that will be answered here."""
     assert call.attempt is not None
@@ -289,7 +324,7 @@ def describe(call: Call, attempt: Attempt) -> None:
 
 def finish(call: Call, outcome: Outcome) -> None:
     """Count the call, and report it if there is something to report."""
-    seconds = monotonic() - call.started
+    seconds = monotonic() - call.started - call.tunnelled
     stats = call.route.stats
     key = (call.method, call.status, call.label)
     if key in stats.requests:

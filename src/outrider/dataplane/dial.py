@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import ssl
 from typing import TYPE_CHECKING, cast
 
+from outrider.dataplane.tls import resumed, why_no_handshake
 from outrider.dataplane.upstream import Upstream
 from outrider.model.failure import Failure, Kind
 from outrider.model.units import format_duration
@@ -19,14 +21,22 @@ _UNREACHABLE = frozenset((errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTA
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
-async def dial(endpoint: Endpoint, timers: Timers, timeout: float) -> Upstream | Failure:
-    """Connect to the endpoint within `timeout` seconds. Nothing of any request has been sent when this fails."""
+async def dial(endpoint: Endpoint, timers: Timers, timeout: float, raw: bool = False) -> Upstream | Failure:
+    """Connect to the endpoint within `timeout` seconds, TLS included. Nothing of any request has been sent when this
+    fails. `raw`: for a tunnel in which the app itself speaks to the target, so without TLS of ours."""
     loop = asyncio.get_running_loop()
     name = endpoint.name
+    tls = endpoint.tls if not raw else None
     try:
         async with asyncio.timeout(timeout):
-            protocol = cast(asyncio.Protocol, Upstream(endpoint, timers))
-            await loop.create_connection(lambda: protocol, endpoint.host, endpoint.port)
+            protocol = cast(asyncio.Protocol, Upstream(endpoint, timers, raw))
+            if tls is None:
+                await loop.create_connection(lambda: protocol, endpoint.host, endpoint.port)
+            else:
+                transport, _ = await loop.create_connection(
+                    lambda: protocol, endpoint.host, endpoint.port, ssl=tls.context, server_hostname=tls.server_name
+                )
+                endpoint.stats.handshakes["resumed" if resumed(transport) else "full"] += 1
             connection = cast(Upstream, protocol)
     except TimeoutError:
         detail = f"no connection to {name} within {format_duration(timeout)}"
@@ -36,6 +46,14 @@ async def dial(endpoint: Endpoint, timers: Timers, timeout: float) -> Upstream |
         failure = Failure(Kind.DNS, detail, endpoint=name)
     except ConnectionRefusedError:
         failure = Failure(Kind.CONNECT_REFUSED, f"{name} refused the connection; is it running?", endpoint=name)
+    except ssl.SSLError as error:
+        kind, detail = why_no_handshake(error, name, tls.server_name if tls is not None else "")
+        failure = Failure(kind, detail, endpoint=name)
+    except ConnectionError as error:
+        # The connection was there and broke: in a handshake, or between SYN and accept.
+        kind = Kind.TLS_FAILED if tls is not None else Kind.UNREACHABLE
+        detail = f"{name} broke the connection off while it was being made"
+        failure = Failure(kind, f"{detail}: {error.strerror or error}", endpoint=name)
     except OSError as error:
         kind = Kind.UNREACHABLE
         if error.errno in _EXHAUSTED:

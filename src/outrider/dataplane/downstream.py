@@ -20,9 +20,12 @@ import httptools
 from outrider.dataplane.call import Call, answer_here, carry
 from outrider.dataplane.drive import Drive
 from outrider.dataplane.replay import RequestBody
-from outrider.dataplane.request_head import read_head
+from outrider.dataplane.request_head import climbs, read_head, wanted_upgrade
 from outrider.dataplane.timers import NEVER
+from outrider.dataplane.tunnel import Tunnel
 from outrider.dataplane.wire import (
+    CLOSE,
+    KEEP,
     LAST_CHUNK,
     interim_head,
     relocate,
@@ -45,8 +48,12 @@ _NO_BODY: Final = frozenset((204, 304))
 # Seconds that a refused upload may go on before the connection is cut, so that the app can read the answer.
 _LINGER: Final = 2.0
 _LARGEST_READ: Final = 256 * 1024  # of uvloop, which may hold body and what is not body
+# Seconds after which an app that waits for 100 Continue gets it from us, if the target has not said anything.
+_CONTINUE_AFTER: Final = 0.5
 _ATTEMPTS: Final = [b"x-outrider-attempts: %d\r\nserver-timing: outrider;dur=" % n for n in range(12)]
 _TENTHS: Final = [b"%d.%d" % divmod(n, 10) for n in range(1000)]
+_LF: Final = 0x0A
+_LONGEST_METHOD: Final = 20  # bytes, with room: what the parser may have seen of a request before it reports any
 _OVER_LIMIT: Final = Failure(Kind.OVERLOADED, "limits.downstream_connections is reached", retry_after=1.0)
 
 
@@ -64,11 +71,15 @@ class Downstream:
         "_deaf",
         "_dedicated",
         "_drive",
+        "_early",
+        "_feed",
         "_feed_size",
         "_head_bytes",
         "_head_since",
+        "_idle",
         "_in_head",
         "_incoming",
+        "_line",
         "_linger_buffered",
         "_lingering",
         "_lost",
@@ -76,11 +87,13 @@ class Downstream:
         "_parser",
         "_queue",
         "_reading_paused",
+        "_served",
         "_skip_head",
         "_source",
         "_starting",
         "_stray_bytes",
         "_transport",
+        "_tunnel",
         "_upgrading",
         "due",
         "proxy",
@@ -98,7 +111,11 @@ class Downstream:
         self._in_head = False
         self._starting = False
         self._head_bytes = 0  # of feeds after the one in which the head began
+        self._feed = b""  # what the parser is being fed
         self._feed_size = 0
+        self._line = b""  # what may be the beginning of the next request line
+        self._idle = proxy.limits.downstream_idle_timeout
+        self._served = 0  # requests so far
         self._stray_bytes = 0  # since the last byte of body
         self._oversize = False
         self._head_since = 0.0
@@ -110,6 +127,8 @@ class Downstream:
         self._drive = Drive(self._call_ended)
         self.resume_call = self._drive.resume  # there is news for the call under way
         self._source: Upstream | None = None
+        self._tunnel: Tunnel | None = None
+        self._early: list[bytes] = []  # what came behind a request to switch protocols
         self._reading_paused = False
         self._chunked_answer = False
         self._close_after = False
@@ -208,12 +227,14 @@ class Downstream:
         self._close_after = self._ends(call)
         overhead = call.overhead(monotonic() - call.started)
         extra = b"%b%b\r\n" % (_ATTEMPTS[min(call.attempts, 11)], _milliseconds(overhead))
-        self._transport.write(reply_bytes(reply, extra, head_only=call.method == b"HEAD", close=self._close_after))
+        ending = _ending(call, self._close_after)
+        self._transport.write(reply_bytes(reply, extra, head_only=call.method == b"HEAD", ending=ending))
 
     def write_interim(self, response: Response) -> None:
-        """An informational answer, if the app can take it: never to HTTP/1.0, and 100 only when it asked."""
+        """An informational answer, if the app can take it: never to HTTP/1.0, 100 only when it asked, and none to an
+        app that is not reading."""
         call = self._active
-        if call is None or call.committed or not call.minor:
+        if call is None or call.committed or not call.minor or self.write_paused:
             return
         if response.status == 100:
             if not call.expect_continue or call.continued:
@@ -236,6 +257,60 @@ class Downstream:
     def buffered(self) -> int:
         return self._transport.get_write_buffer_size()
 
+    # ---------------------------------------------------------------- one end of a tunnel
+
+    def switch(self, call: Call, response: Response, tunnel: Tunnel) -> None:
+        """Tell the app that the target has switched protocols, and leave HTTP."""
+        parts = [status_line(response), *response.lines]
+        if response.upgrade:
+            parts += (b"connection: upgrade\r\nupgrade: ", response.upgrade, b"\r\n")
+        parts += (b"\r\n", *response.pieces)
+        self._transport.write(b"".join(parts))
+        self._close_after = self._deaf = True
+        self._tunnel = tunnel
+        self.due = NEVER
+        early, self._early = self._early, []
+        for data in early:
+            tunnel.from_app(data)
+        if self._reading_paused:
+            self.resume_reading()
+
+    def write(self, data: bytes) -> None:
+        """Bytes out of the tunnel."""
+        self._transport.write(data)
+
+    def pause_reading(self) -> None:
+        """The target cannot take more."""
+        if not self._lost and not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """The target can take more."""
+        if not self._lost and self._reading_paused:
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def end_writing(self) -> None:
+        """Pass the target's end of stream on; where that is not possible, close when all is sent."""
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def leave(self) -> None:
+        """The tunnel is over."""
+        self._transport.close()
+
+    def _behind_a_switch(self, data: bytes) -> None:
+        """Bytes that are no longer HTTP, or will not be if the target agrees. They are never read as a request: if
+        it does not agree, the connection ends with its answer."""
+        if self._tunnel is not None:
+            self._tunnel.from_app(data)
+        elif self._incoming is not None and self._incoming.upgrade and not self._close_after:
+            self._early.append(data)
+            self.pause_reading()
+
     def _head(self, call: Call, response: Response) -> list[bytes]:
         """Status line, the target's fields, framing, and what Outrider tells the app."""
         attempt = call.attempt
@@ -248,6 +323,8 @@ class Downstream:
             parts[at] = relocate(parts[at], call.prefix, attempt.endpoint)
         self._chunked_answer = False
         if response.length is None:
+            if not call.minor and response.status not in _NO_BODY and call.method != b"HEAD":
+                self._close_after = close = True  # HTTP/1.0 knows no other end of such a body
             if call.minor and call.method != b"HEAD" and response.status not in _NO_BODY:
                 self._chunked_answer = True
                 parts.append(b"transfer-encoding: chunked\r\n")
@@ -262,7 +339,7 @@ class Downstream:
         )
         if call.attempts > 1:
             parts.append(_retried_line(call, response))
-        parts.append(b"connection: close\r\n\r\n" if close else b"\r\n")
+        parts.append(_ending(call, close))
         return parts
 
     def _ends(self, call: Call) -> bool:
@@ -272,7 +349,12 @@ class Downstream:
             or (self._deaf and not self._queue)
             or not call.keep_alive
             or (call.body is not None and not call.body.complete)
+            or (self._served >= self.proxy.limits.downstream_requests and self._at_its_limit())
         )
+
+    def _at_its_limit(self) -> bool:
+        self.proxy.stats.reached["downstream_requests"] += 1
+        return True
 
     def _close_politely(self) -> None:
         """Close after the answer has been sent. Closing at once would reset the connection if anything is still
@@ -282,8 +364,11 @@ class Downstream:
         self._deaf = self._lingering = True
         self._queue.clear()
         self._regulate()
-        self._transport.write_eof()
-        self.proxy.timers.arm(self, monotonic() + _LINGER)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+            self.proxy.timers.arm(self, monotonic() + _LINGER)
+        else:  # TLS says that nothing more comes by closing
+            self._transport.close()
 
     def _linger_on(self, now: float) -> None:
         """Wait on while the app takes its answer; then, or when it has stopped taking it, cut the connection."""
@@ -300,16 +385,20 @@ class Downstream:
         self._transport = transport
         proxy = self.proxy
         connections = proxy.connections
+        proxy.stats.accepted += 1
         if len(connections) < proxy.limits.downstream_connections:
             connections.add(self)
+            proxy.timers.arm(self, monotonic() + proxy.limits.downstream_idle_timeout)
         else:
-            proxy.stats.refused_connections += 1
-            transport.write(reply_bytes(rescue(_OVER_LIMIT), b"", head_only=False, close=True))
+            proxy.stats.reached["downstream_connections"] += 1
+            transport.write(reply_bytes(rescue(_OVER_LIMIT), b"", head_only=False, ending=CLOSE))
             self._close_politely()
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
+            self._behind_a_switch(data)
             return
+        self._feed = data
         self._feed_size = len(data)
         if self._in_head:
             self._head_bytes += self._feed_size
@@ -322,25 +411,34 @@ class Downstream:
         except httptools.HttpParserError as error:
             self._malformed(error)
         if behind_upgrade is not None:
-            self._ignore_upgrades(memoryview(data)[behind_upgrade:])
+            self._behind_upgrade(data, behind_upgrade)
+        self._feed = b""
         if self._oversize:
             self._refuse_oversize()
         if self._queue and self._active is None:
             self._carry_next()
         incoming = self._incoming
         if self._in_head or self._queue or (incoming is not None and incoming.body is not None):
-            self._after_part_of_a_message()
-        elif incoming is before:
-            self._starting = True  # the beginning of a method, or empty lines: a head is on its way
-            if self.due == NEVER:
+            self._after_part_of_a_message(data)
+        elif incoming is before or data[-1] != _LF:
+            self._line = (self._line + data)[-_LONGEST_METHOD:]
+            if not self._starting:
+                self._starting = True  # the beginning of a method, or empty lines: a head is on its way
                 self.proxy.timers.arm(self, monotonic() + self.proxy.limits.header_timeout)
-        else:
-            self.due = NEVER
+        elif incoming is not None:
+            self.due = due = incoming.started + self._idle
+            if due < self.wake:
+                self.proxy.timers.arm(self, due)
 
-    def _after_part_of_a_message(self) -> None:
+    def _after_part_of_a_message(self, data: bytes) -> None:
         """Something other than whole small requests came: bound it, pass it on, watch the clock."""
-        if self._in_head and self._head_bytes > self.proxy.limits.header_bytes:
+        if not self._in_head:
+            self._line = data[-_LONGEST_METHOD:]
+        elif self._head_bytes > self.proxy.limits.header_bytes:
+            self.proxy.stats.reached["header_bytes"] += 1
             self._reject(Kind.HEAD_TOO_LARGE, "the request head exceeds limits.header_bytes")
+        elif self._head_bytes == 0 or (self._incoming is not None and not self._incoming.fields):
+            self._line += data  # up to the first field at least
         active, incoming = self._active, self._incoming
         if active is not None and active.body is not None and active is not incoming:
             self._pass_body_on(active, active.body)
@@ -357,10 +455,16 @@ class Downstream:
         self._watch_the_clock()
 
     def eof_received(self) -> bool:
+        if self._tunnel is not None:
+            self._tunnel.ended(self)
+            return self._transport.can_write_eof()  # the target may still have something to say
         self._hang_up()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._tunnel is not None:
+            self._lost = True
+            self._tunnel.lost(self)
         self._hang_up()
         self.proxy.connections.discard(self)
         self._parser = None  # it holds us, we hold it
@@ -371,11 +475,15 @@ class Downstream:
         self.write_paused = True
         if self._source is not None:
             self._source.pause_reading()
+        elif self._tunnel is not None:
+            self._tunnel.full(self, True)
 
     def resume_writing(self) -> None:
         self.write_paused = False
         if self._source is not None:
             self._source.resume_reading()
+        elif self._tunnel is not None:
+            self._tunnel.full(self, False)
         if self._queue and not self._carrying:
             self._carry_next()
 
@@ -388,10 +496,30 @@ class Downstream:
         elif self._reading_paused:
             return  # it was we who made it wait; the clock is set again when we read on
         elif self._in_head or self._starting:
+            self.proxy.stats.reached["header_timeout"] += 1
             self._reject(Kind.REQUEST_TIMEOUT, "the request head took longer than limits.header_timeout")
             self._carry_next()
         else:
-            self._abort_incoming(Kind.REQUEST_TIMEOUT, "the body stood still longer than limits.body_idle_timeout")
+            self._body_or_nothing_came(now)
+
+    def _body_or_nothing_came(self, now: float) -> None:
+        """The app is silent: it waits for leave to send its body, has stopped sending it, or has nothing to say."""
+        limits = self.proxy.limits
+        call = self._incoming
+        if call is not None and call.body is not None and not call.body.complete and not self._deaf:
+            if call is self._active and call.expect_continue and not call.continued and not call.body.size:
+                interim = Response()
+                interim.status, interim.reason = 100, b"Continue"
+                self.write_interim(interim)
+                self._watch_the_clock()
+            else:
+                self.proxy.stats.reached["body_idle_timeout"] += 1
+                self._abort_incoming(Kind.REQUEST_TIMEOUT, "the body stood still longer than limits.body_idle_timeout")
+        elif self._active is None and not self._queue:
+            self.proxy.stats.reached["downstream_idle_timeout"] += 1
+            self._close_politely()
+        else:
+            self.proxy.timers.arm(self, now + limits.downstream_idle_timeout)
 
     # ---------------------------------------------------------------- parser callbacks: they only record
 
@@ -421,7 +549,14 @@ class Downstream:
         call.method = self._parser.get_method()
         may_be_large = bool(self._head_bytes) or self._feed_size > self.proxy.limits.header_bytes
         failure = read_head(call, self._parser.get_http_version(), self.proxy, may_be_large)
-        self._upgrading = b"upgrade" in call.noted and self._parser.should_upgrade()
+        self._upgrading = (b"upgrade" in call.noted or call.method == b"CONNECT") and self._parser.should_upgrade()
+        self._served += 1
+        if call.method + b" " + call.target + b" HTTP/1." not in self._line + self._feed and failure is None:
+            failure = Failure(Kind.BAD_REQUEST, "the request line is not one of HTTP/1.1")
+        self._line = b""
+        if call.method == b"CONNECT":
+            call.keep_alive = False
+            self._deaf = True
         if failure is not None:
             call.keep_alive = False
         else:
@@ -431,6 +566,10 @@ class Downstream:
             else:
                 service, call.path, call.prefix = match
                 call.route = service.route_for(call.method, call.path) if service.declared else service.default
+                if service.confined and climbs(call.path):
+                    failure = Failure(Kind.BAD_REQUEST, "dot segments could leave the path this service is bound to")
+                elif self._upgrading:
+                    failure = self._may_switch(call)
         if failure is not None:
             call.aborted = failure
             call.route = self.proxy.no_route
@@ -444,6 +583,7 @@ class Downstream:
             call.body.feed(piece)
             self._stray_bytes = 0
             if call.body.size > self.proxy.limits.body_bytes and call.aborted is None:
+                self.proxy.stats.reached["body_bytes"] += 1
                 call.aborted = Failure(Kind.BODY_TOO_LARGE, "the request body exceeds limits.body_bytes")
                 self._oversize = True
 
@@ -454,7 +594,26 @@ class Downstream:
 
     # ---------------------------------------------------------------- reading requests
 
-    def _ignore_upgrades(self, rest: memoryview) -> None:
+    def _may_switch(self, call: Call) -> Failure | None:
+        """Whether this request may leave HTTP behind; if so, nothing after it is read as a request."""
+        if call.method == b"CONNECT":
+            if not call.route.allow_connect:
+                return Failure(Kind.METHOD_REFUSED, f"{call.route.cluster.name} does not allow CONNECT (allow_connect)")
+            call.upgrade = b"connect"
+        elif call.route.upgrade:
+            call.upgrade = wanted_upgrade(call)
+            self._deaf = bool(call.upgrade)
+        return None
+
+    def _behind_upgrade(self, data: bytes, end: int) -> None:
+        """The parser has stopped behind a head that asks for another protocol, which ends at `end`."""
+        if not self._deaf:
+            self._ignore_upgrades(data[end:])
+        elif self._incoming is not None and self._incoming.upgrade and end < len(data):
+            self._early.append(data[end:])
+            self.pause_reading()
+
+    def _ignore_upgrades(self, rest: bytes) -> None:
         """An `Upgrade` is not taken up, which RFC 9110 §7.8 allows. The parser stops behind such a head, so a new
         one goes on with what follows; if that is the body of the same message, it must know how it is framed."""
         failed: Exception | None = None
@@ -469,6 +628,7 @@ class Downstream:
                         b"transfer-encoding: chunked" if call.chunked else b"content-length: %d" % (call.length or 0)
                     )
                     self._parser.feed_data(b"POST / HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n" % framing)
+                self._feed = rest
                 if rest:
                     self._parser.feed_data(rest)
                 return
@@ -543,7 +703,7 @@ class Downstream:
         """Read only while there is room: for a body that someone takes, and for no request behind another."""
         call = self._incoming
         pause = call is not None and call.body is not None and call.body.paused
-        pause = (pause or bool(self._queue)) and not self._lingering
+        pause = (pause or bool(self._queue) or bool(self._early)) and not self._lingering
         if pause != self._reading_paused and not self._lost:
             self._reading_paused = pause
             if pause:
@@ -562,7 +722,9 @@ class Downstream:
         if self._in_head:
             self.proxy.timers.arm(self, self._head_since + limits.header_timeout)
         elif call.body is None or call.body.complete or self._deaf:
-            self.due = NEVER
+            self.proxy.timers.arm(self, call.started + self._idle)
+        elif call.expect_continue and not call.continued and not call.body.size:
+            self.proxy.timers.arm(self, monotonic() + min(_CONTINUE_AFTER, limits.body_idle_timeout))
         else:
             self.proxy.timers.arm(self, monotonic() + limits.body_idle_timeout)
 
@@ -575,6 +737,13 @@ class Downstream:
         self._queue.clear()
         if self._active is not None:
             self._drive.cancel()
+
+
+def _ending(call: Call, close: bool) -> bytes:
+    """The end of an answer's head, which says whether the connection lasts. HTTP/1.0 must be told that it does."""
+    if close:
+        return CLOSE
+    return KEEP if call.minor else b"connection: keep-alive\r\n\r\n"
 
 
 def _milliseconds(seconds: float) -> bytes:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import socket
+import ssl
 from time import monotonic
 from typing import TYPE_CHECKING, cast
 
@@ -13,28 +16,114 @@ if TYPE_CHECKING:
     from outrider.dataplane.proxy import Proxy
     from outrider.dataplane.routing import Service
 
+log = logging.getLogger("outrider")
+
 _BACKLOG = 1024
+_ACCEPTS_PER_TURN = 64  # then calls under way get their turn
+# Seconds between looks whether there are descriptors again.
+_PAUSE = 0.1
+# Seconds a TLS handshake from the app's side may take.
+_HANDSHAKE = 5.0
 # Seconds without any connection after which a draining sidecar believes that its app has gone.
 _QUIET = 1.0
 _LOOK = 0.05
+_EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+class Door:
+    """One listening socket. `tls`, if set, is what connections are secured with; replacing it affects those to come.
+
+    The event loop's own servers close what they cannot accept for want of descriptors, which fails calls that would
+    only have had to wait. So we accept ourselves: when descriptors run out, connections wait in the kernel's queue.
+    """
+
+    def __init__(
+        self, proxy: Proxy, bound: socket.socket, dedicated: Service | None, tls: ssl.SSLContext | None
+    ) -> None:
+        self._proxy = proxy
+        self._bound = bound
+        self._dedicated = dedicated
+        self.tls = tls
+        self._opening: set[asyncio.Task[object]] = set()
+        self._resuming: asyncio.TimerHandle | None = None
+        self._complained = False
+        bound.setblocking(False)
+        proxy.loop.add_reader(bound, self._accept)
+
+    @property
+    def port(self) -> int:
+        return int(self._bound.getsockname()[1])
+
+    def close(self) -> None:
+        """Stop accepting."""
+        if self._bound.fileno() >= 0:
+            self._proxy.loop.remove_reader(self._bound)
+            self._bound.close()
+        if self._resuming is not None:
+            self._resuming.cancel()
+        for opening in self._opening:
+            opening.cancel()
+
+    def _accept(self) -> None:
+        """Take what waits, some at a time."""
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                accepted, _ = self._bound.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _EXHAUSTED:
+                    self._pause(error)
+                    return
+                continue  # the other side has given up already
+            accepted.setblocking(False)
+            opening = self._proxy.loop.create_task(self._open(accepted))
+            self._opening.add(opening)
+            opening.add_done_callback(self._opening.discard)
+
+    async def _open(self, accepted: socket.socket) -> None:
+        protocol = cast(asyncio.Protocol, Downstream(self._proxy, self._dedicated))
+        handshake = _HANDSHAKE if self.tls is not None else None
+        try:
+            await self._proxy.loop.connect_accepted_socket(
+                lambda: protocol, accepted, ssl=self.tls, ssl_handshake_timeout=handshake
+            )
+        except ssl.SSLError as error:
+            self._proxy.stats.refused_handshakes += 1
+            log.info("a TLS handshake failed: %s", error.reason or error)
+        except OSError:
+            accepted.close()  # gone before it began
+
+    def _pause(self, error: OSError) -> None:
+        """Leave connections where they are for a moment."""
+        self._proxy.stats.accept_pauses += 1
+        self._proxy.loop.remove_reader(self._bound)
+        self._resuming = self._proxy.loop.call_later(_PAUSE, self._resume)
+        if not self._complained:
+            self._complained = True
+            log.error(
+                "no descriptors left, connections wait: %s; raise the limit of open files (ulimit -n)", error.strerror
+            )
+
+    def _resume(self) -> None:
+        self._resuming = None
+        self._proxy.loop.add_reader(self._bound, self._accept)
 
 
 class Listener:
-    """The sockets on which the app may call, each either for all services or for one."""
+    """The sockets on which calls come in, each either for all services or for one."""
 
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
-        self._servers: list[asyncio.Server] = []
+        self.doors: list[Door] = []
 
-    async def open(self, host: str, port: int, dedicated: Service | None = None) -> int:
-        """Bind and accept; returns the port, which the system chooses for 0. Raises OSError."""
+    def open(self, host: str, port: int, dedicated: Service | None = None, tls: ssl.SSLContext | None = None) -> Door:
+        """Bind and accept; for port 0 the system chooses one. Raises OSError."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         bound = socket.create_server((host, port), family=family, backlog=_BACKLOG)
-        server = await self._proxy.loop.create_server(
-            lambda: cast(asyncio.Protocol, Downstream(self._proxy, dedicated)), sock=bound, backlog=_BACKLOG
-        )
-        self._servers.append(server)
-        return int(server.sockets[0].getsockname()[1])
+        door = Door(self._proxy, bound, dedicated, tls)
+        self.doors.append(door)
+        return door
 
     async def drain(self, limit: float, *, leave_when_idle: bool) -> bool:
         """Let live work end, for up to `limit` seconds. True if nothing was cut off.
@@ -60,8 +149,8 @@ class Listener:
 
     def close(self) -> None:
         """Stop accepting, and cut what is left."""
-        for server in self._servers:
-            server.close()
+        for door in self.doors:
+            door.close()
         for connection in list(self._proxy.connections):
             connection.abort()
         self._proxy.timers.close()

@@ -47,8 +47,11 @@ class Limits:
     body_bytes: int = 10 * 1024 * 1024
     replay_bytes: int = 64 * 1024
     downstream_connections: int = 1024
+    downstream_requests: int = 1_000_000
+    downstream_idle_timeout: float = 3600.0
     header_timeout: float = 10.0
     body_idle_timeout: float = 30.0
+    tunnel_idle_timeout: float = 600.0
 
 
 class Proxy:

@@ -4,6 +4,7 @@ routing, framing and policies need."""
 from __future__ import annotations
 
 import re
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.wire import nominated_fields
@@ -13,12 +14,18 @@ if TYPE_CHECKING:
     from outrider.dataplane.call import Call
     from outrider.dataplane.proxy import Proxy
 
-# RFC 9110 §7.2 with RFC 3986 §3.2.2: a registered name, an IPv4 address or a bracketed IPv6 one, and a port.
-_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
-_ABSOLUTE: Final = re.compile(
-    rb"http://(?:[A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:[/?]|$)", re.IGNORECASE
-)
-_REFUSED_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
+# RFC 9110 §7.2 with RFC 3986 §3.2.2: a name, an IPv4 address or a bracketed IPv6 one, and a port. Of a registered
+# name only the unreserved characters: commas and the like stand in no name that resolves, only in attacks.
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?")
+_ABSOLUTE: Final = re.compile(rb"http://([^/?#@]+)(?:[/?]|$)", re.IGNORECASE)
+# A dot segment, also percent-encoded or with a parameter: what a reader who normalises would climb by.
+_CLIMBS: Final = re.compile(rb"/(?:\.|%2[eE]){1,2}(?:[/\\;]|%2[fF]|%5[cC]|$)")
+# What may be asked for in `Upgrade` (RFC 9110 §7.8), and what is never passed on: it would take the connection to
+# a protocol that carries requests of its own, past every policy.
+_PROTOCOLS: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
+_NEVER_SWITCH: Final = (b"h2c", b"h2", b"http", b"tls")
+_OWS: Final = b" \t"
+_SPECIAL_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
 _MAX_KNOWN_HOSTS: Final = 256
 
 
@@ -33,8 +40,12 @@ def read_head(call: Call, version: str, proxy: Proxy, may_be_large: bool) -> Fai
         call.minor = 0
         call.keep_alive = False
     limits = proxy.limits
-    if len(call.fields) > limits.headers or (may_be_large and _size(call) > limits.header_bytes):
-        return Failure(Kind.HEAD_TOO_LARGE, "the request head exceeds limits.header_bytes or limits.headers")
+    if len(call.fields) > limits.headers:
+        proxy.stats.reached["headers"] += 1
+        return Failure(Kind.HEAD_TOO_LARGE, f"the request has more than {limits.headers} fields (limits.headers)")
+    if may_be_large and _size(call) > limits.header_bytes:
+        proxy.stats.reached["header_bytes"] += 1
+        return Failure(Kind.HEAD_TOO_LARGE, "the request head exceeds limits.header_bytes")
     noted = call.noted
     names = proxy.noted
     for lower, _, value in call.fields:
@@ -45,7 +56,7 @@ def read_head(call: Call, version: str, proxy: Proxy, may_be_large: bool) -> Fai
                 value = noted[lower] + b", " + value  # one value, as RFC 9110 §5.3 combines them
             noted[lower] = value
     target = call.target
-    if target[:1] != b"/" or not target.isascii() or b"#" in target or call.method in _REFUSED_METHODS:
+    if target[:1] != b"/" or not target.isascii() or b"#" in target or call.method in _SPECIAL_METHODS:
         failure = _check_target(call.method, target)
         if failure is not None:
             return failure
@@ -54,58 +65,99 @@ def read_head(call: Call, version: str, proxy: Proxy, may_be_large: bool) -> Fai
         failure = _check_host(host, call.minor, proxy)
         if failure is not None:
             return failure
-    if len(noted) > 1 or host is None:
-        return _check_framing(call, noted, limits.body_bytes)
-    return None
+    return _check_framing(call, noted, proxy) if len(noted) > 1 or host is None else None
+
+
+def climbs(path: bytes) -> bool:
+    """Whether a path has dot segments, plain or encoded: somebody who normalises would read another path."""
+    return _CLIMBS.search(path.partition(b"?")[0]) is not None
+
+
+def wanted_upgrade(call: Call) -> bytes:
+    """The protocols that a request asks to switch to and that may be passed on; empty if none.
+
+    Only a GET without a body can be switched here: behind anything else it would be unclear where the message ends
+    and the other protocol begins.
+    """
+    value = call.noted[b"upgrade"].strip(_OWS)
+    if call.method != b"GET" or not call.minor or call.chunked or call.length or b"upgrade" not in call.nominated:
+        return b""
+    protocols = [one.strip(_OWS) for one in value.split(b",")]
+    for protocol in protocols:
+        if not _PROTOCOLS.fullmatch(protocol) or protocol.lower().partition(b"/")[0] in _NEVER_SWITCH:
+            return b""
+    return value
 
 
 def _check_target(method: bytes, target: bytes) -> Failure | None:
-    if method == b"CONNECT":
-        return Failure(Kind.METHOD_REFUSED, "CONNECT is refused: Outrider does not tunnel")
     if method == b"TRACE":
         return Failure(Kind.METHOD_REFUSED, "TRACE is refused: it would echo credentials to the app")
+    if method == b"CONNECT":
+        if _is_host(target) and b":" in target.rpartition(b"]")[2]:
+            return None
+        return Failure(Kind.BAD_REQUEST, "the target of CONNECT must be HOST:PORT")
     if b"#" in target or not target.isascii():
         return Failure(Kind.BAD_REQUEST, "the request target has characters that must be percent-encoded")
     if target == b"*":
         return None if method == b"OPTIONS" else Failure(Kind.BAD_REQUEST, "only OPTIONS may have * as its target")
-    if not target.startswith(b"/") and not _ABSOLUTE.match(target):
-        return Failure(Kind.BAD_REQUEST, "the request target is neither a path nor an http:// URL")
+    if not target.startswith(b"/"):
+        absolute = _ABSOLUTE.match(target)
+        if absolute is None or not _is_host(absolute[1]):
+            return Failure(Kind.BAD_REQUEST, "the request target is neither a path nor an http:// URL")
     return None
 
 
 def _check_host(host: bytes | None, minor: int, proxy: Proxy) -> Failure | None:
     if host is None:
         return Failure(Kind.BAD_REQUEST, "the request has no Host header") if minor else None
-    if not _HOST.fullmatch(host):
+    if not _is_host(host.strip(_OWS)):
         return Failure(Kind.BAD_REQUEST, "the Host header is not a host name")
     if len(proxy.known_hosts) < _MAX_KNOWN_HOSTS:
         proxy.known_hosts.add(host)
     return None
 
 
-def _check_framing(call: Call, noted: dict[bytes, bytes], most_bytes: int) -> Failure | None:
+def _is_host(authority: bytes) -> bool:
+    """Whether this is a host, with or without a port."""
+    match = _HOST.fullmatch(authority)
+    if match is None or int(match[2] or b"0") > 65535:
+        return False
+    if match[1] is not None:
+        try:
+            IPv6Address(match[1].decode())
+        except ValueError:
+            return False
+    return True
+
+
+def _check_framing(call: Call, noted: dict[bytes, bytes], proxy: Proxy) -> Failure | None:
     """How the message is framed and whether the connection lasts. The parser has refused conflicting lengths."""
     connection = noted.get(b"connection")
     if connection is not None:
         call.nominated = nominated_fields(connection)
-        if b"close" in connection.lower():
+        options = connection.lower()
+        if b"close" in options:
             call.keep_alive = False
+        elif not call.minor and b"keep-alive" in options and call.target.startswith(b"/"):
+            call.keep_alive = True  # asked for by HTTP/1.0; a forward proxy must not (RFC 9112 §9.3)
     length = noted.get(b"content-length")
     coding = noted.get(b"transfer-encoding")
     if coding is not None:
         if not call.minor or length is not None:
             return Failure(Kind.BAD_REQUEST, "Transfer-Encoding where it must not be (RFC 9112 §6.1)")
-        if coding.strip().lower() != b"chunked":
+        if coding.strip(_OWS).lower() != b"chunked":
             return Failure(Kind.NOT_IMPLEMENTED, "the only transfer coding understood is chunked")
         call.chunked = True
     elif length is not None:
+        length = length.strip(_OWS)
         if not length.isdigit():
             return Failure(Kind.BAD_REQUEST, "Content-Length is not a number")
         call.length = int(length)
-        if call.length > most_bytes:
+        if call.length > proxy.limits.body_bytes:
+            proxy.stats.reached["body_bytes"] += 1
             return Failure(Kind.BODY_TOO_LARGE, "the request body exceeds limits.body_bytes")
-    if b"expect" in noted and (call.chunked or call.length):
-        call.expect_continue = noted[b"expect"].strip().lower() == b"100-continue"
+    if b"expect" in noted and call.minor and (call.chunked or call.length):
+        call.expect_continue = noted[b"expect"].strip(_OWS).lower() == b"100-continue"
     return None
 
 

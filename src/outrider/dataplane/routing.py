@@ -33,7 +33,8 @@ class Route:
     """Everything a call on this route needs, compiled; immutable once in the table.
 
     `policies` are admitted in order and observed in reverse; `breaker` and `stamps` act on every attempt.
-    `owned` are the header names this route writes, lower case. Timeouts are in seconds.
+    `owned` are the header names this route writes, lower case. `upgrade` lets an app switch to another protocol,
+    `allow_connect` lets it CONNECT to an endpoint. Timeouts are in seconds.
     """
 
     name: str
@@ -46,6 +47,8 @@ class Route:
     fallback: Fallback | None
     attempt_timeout: float
     connect_timeout: float
+    upgrade: bool = True
+    allow_connect: bool = False
     owned: frozenset[bytes] = REQUEST_OWNED
     timing_name: bytes = b""
 
@@ -55,11 +58,13 @@ class Route:
 
 @dataclass(slots=True)
 class Service:
-    """A named service: its declared routes, first match wins, and the route for everything else."""
+    """A named service: its declared routes, first match wins, and the route for everything else. `confined`: some
+    endpoint has a base path, which no request may climb out of."""
 
     name: str
     default: Route
     declared: Sequence[tuple[PathPattern, Route]] = ()
+    confined: bool = False
     prefix: bytes = b""
 
     def __post_init__(self) -> None:
@@ -92,7 +97,9 @@ class RouteTable:
         target = request.target
         noted = request.noted
         host = noted.get(b"host", b"")
-        if target[0] != 0x2F:
+        if request.method == b"CONNECT":
+            host, target = target, b"/"
+        elif target[0] != 0x2F:
             authority, target = split_absolute(target)
             host = authority or host
         if dedicated is not None:
@@ -120,7 +127,7 @@ class RouteTable:
         return service, b"/" + mark + query, service.prefix
 
     def _host(self, host: bytes) -> Service | None:
-        name = bare_host(host)
+        name = bare_host(host.strip(b" \t"))
         service = self.hosts.get(name)
         if service is None and name.endswith(b".localhost"):
             service = self.services.get(name.removesuffix(b".localhost"))

@@ -19,6 +19,22 @@ _KNOWN_METHODS: Final = frozenset(
 )
 
 
+# What is counted when it is met: the keys under `limits` in the configuration. `replay_bytes` shows as a retry that
+# was not made, and the limits of answers as failed attempts.
+LIMITS: Final = (
+    "header_bytes",
+    "headers",
+    "body_bytes",
+    "downstream_connections",
+    "downstream_requests",
+    "downstream_idle_timeout",
+    "header_timeout",
+    "body_idle_timeout",
+    "tunnel_idle_timeout",
+    "response_header_bytes",
+)
+
+
 class Histogram:
     """Counts per bucket (not cumulative; the last is +Inf) and the sum, in seconds."""
 
@@ -51,9 +67,10 @@ class RouteStats:
 
 
 class ClusterStats:
-    """What happened to the attempts of one service. `attempts` by status, or by the slug of the failure."""
+    """What happened to the attempts of one service. `attempts` by status, or by the slug of the failure; `tunnelled`
+    in bytes, by direction."""
 
-    __slots__ = ("attempts", "connects", "retries", "suppressed", "transitions")
+    __slots__ = ("attempts", "connects", "handshakes", "retries", "suppressed", "transitions", "tunnelled", "tunnels")
 
     def __init__(self) -> None:
         self.attempts: dict[str | int, int] = defaultdict(int)
@@ -61,15 +78,20 @@ class ClusterStats:
         self.suppressed: dict[str, int] = defaultdict(int)
         self.connects: dict[str, int] = defaultdict(int)
         self.transitions: dict[tuple[str, str], int] = defaultdict(int)
+        self.handshakes: dict[str, int] = defaultdict(int)
+        self.tunnels = 0  # open now
+        self.tunnelled: dict[str, int] = defaultdict(int)
 
 
 class ProxyStats:
-    """What belongs to no service."""
+    """What belongs to no service. `reached` counts, by the key under `limits`, how often a limit was met."""
 
-    __slots__ = ("connections", "overhead", "policy_errors", "refused_connections")
+    __slots__ = ("accept_pauses", "accepted", "overhead", "policy_errors", "reached", "refused_handshakes")
 
     def __init__(self) -> None:
         self.overhead = Histogram()
-        self.connections = 0
-        self.refused_connections = 0
+        self.accepted = 0
+        self.accept_pauses = 0
+        self.refused_handshakes = 0
         self.policy_errors = 0
+        self.reached: dict[str, int] = defaultdict(int)

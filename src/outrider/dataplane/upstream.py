@@ -9,6 +9,7 @@ flows from this connection to the app's without waking anyone.
 
 from __future__ import annotations
 
+import re
 import select
 from asyncio import Transport
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 import httptools
 
 from outrider.dataplane.timers import NEVER, Timers
+from outrider.dataplane.tls import refused_our_certificate
+from outrider.dataplane.tunnel import Tunnel
 from outrider.dataplane.wire import RESPONSE_NOTED, nominated_fields, without
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import NO_NAMES, Response
@@ -25,8 +28,11 @@ from outrider.model.messages import NO_NAMES, Response
 if TYPE_CHECKING:
     from outrider.dataplane.attempt import Attempt
     from outrider.dataplane.cluster import Endpoint
+    from outrider.dataplane.replay import RequestBody
 
-_MAX_INTERIM: Final = 16
+_BEGINNING: Final = b"HTTP/1."
+# The parser takes these for HTTP. Only looked for behind an informational answer; elsewhere the beginning is compared.
+_OTHER_PROTOCOL: Final = re.compile(rb"\r\n\r\n[\r\n]*(?:RTSP|ICE)/")
 _NO_ANSWER: Final = {
     Kind.DEADLINE: "the call's timeout passed before the target answered",
     Kind.ATTEMPT_TIMEOUT: "the target did not answer within attempt_timeout",
@@ -51,6 +57,7 @@ class Upstream:
     """A connection to an endpoint, with at most one exchange at a time. An asyncio.Protocol in all but name."""
 
     __slots__ = (
+        "_begun",
         "_clean",
         "_closing",
         "_collected",
@@ -71,12 +78,15 @@ class Upstream:
         "_stale_parser",
         "_stray_bytes",
         "_timers",
+        "_tls",
         "_transport",
+        "_tunnel",
         "alive",
         "attempt",
         "due",
         "failure",
         "idle_limit",
+        "raw",
         "response",
         "reused",
         "settled",
@@ -84,9 +94,12 @@ class Upstream:
         "write_paused",
     )
 
-    def __init__(self, endpoint: Endpoint, timers: Timers) -> None:
+    def __init__(self, endpoint: Endpoint, timers: Timers, raw: bool = False) -> None:
+        """`raw`: for a tunnel only; nothing that comes is read before the tunnel is there."""
         self._endpoint = endpoint
         self._timers = timers
+        self.raw = raw
+        self._tls = endpoint.tls if not raw else None
         self._transport: Transport = cast(Transport, None)
         self._poll: Callable[[int], list[tuple[int, int]]] | None = None
         self._parser: Any = httptools.HttpResponseParser(self)
@@ -103,6 +116,7 @@ class Upstream:
         self.settled = False  # there is news for the call: a head, the end of the body, or a failure
         self.write_paused = False
         self._received = False  # whether any byte of an answer has come
+        self._begun = False  # whether a head is under way
         self._head_done = False
         self._feed_size = 0
         self._head_bytes = 0
@@ -113,6 +127,7 @@ class Upstream:
         self._clean = True  # no byte has arrived that belongs to no exchange
         self._collected: list[bytes] = []
         self._sink: ResponseSink | None = None
+        self._tunnel: Tunnel | None = None
         self._stale_parser = False
         self._reading_paused = False
         self._last_progress = 0.0
@@ -125,7 +140,7 @@ class Upstream:
         self.attempt = attempt
         self.response = Response()
         self.failure = None
-        self.settled = self._received = self._head_done = self._closing = False
+        self.settled = self._received = self._begun = self._head_done = self._closing = False
         self._nominated = NO_NAMES
         self._head_bytes = self._stray_bytes = 0
         self.due = due
@@ -169,10 +184,13 @@ class Upstream:
             and self._clean
             and self.alive
             and self.failure is None
-            and (body is None or (body.sent and not self.write_paused))
+            and (body is None or self._took_all_of(body))
+            and self._tls is self._endpoint.tls
         ):
             if self._reading_paused:
                 self.resume_reading()
+            if self._tls is not None and not self.reused:
+                self._tls.remember(self._transport.get_extra_info("ssl_object"))
             self.reused = True
             self.due = due = now + self.idle_limit
             if due < self.wake:
@@ -181,7 +199,13 @@ class Upstream:
         else:
             if body is not None:
                 body.detach(self)
-            self.close()
+            if self._tunnel is None:  # which closes by itself, once everything has been sent
+                self.close()
+
+    def _took_all_of(self, body: RequestBody) -> bool:
+        """Whether the target has taken the whole request. One that answers before that may drop the rest, or take
+        it for the next request: its connection is not used again (RFC 9112 §9.3)."""
+        return body.sent and not self.write_paused and self._transport.get_write_buffer_size() == 0
 
     def close(self) -> None:
         """Close the connection, whatever state it is in."""
@@ -207,11 +231,40 @@ class Upstream:
             if self.alive:
                 self._transport.resume_reading()
 
+    # ---------------------------------------------------------------- one end of a tunnel
+
+    def connected(self) -> None:
+        """The answer to CONNECT: there is a connection."""
+        response = self.response
+        response.status, response.reason = 200, b"Connection established"
+        response.switches = response.complete = self._head_done = self.settled = True
+        self.due = NEVER
+
+    def join(self, tunnel: Tunnel) -> None:
+        """From now on bytes go through the tunnel."""
+        self._tunnel = tunnel
+        self.settled = False
+        self.due = NEVER
+        self.resume_reading()
+
+    def end_writing(self) -> None:
+        """Pass the app's end of stream on; where that is not possible, close when all is sent."""
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def leave(self) -> None:
+        """The tunnel is over."""
+        self._transport.close()
+
     # ---------------------------------------------------------------- asyncio.Protocol
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
         self.alive = True
+        if self.raw:
+            self.pause_reading()
         sock = transport.get_extra_info("socket")
         if sock is not None:
             poller = select.poll()
@@ -227,23 +280,30 @@ class Upstream:
     def data_received(self, data: bytes) -> None:
         attempt = self.attempt
         if attempt is None or self.response.complete:
+            if self._tunnel is not None:
+                self._tunnel.from_target(data)
+                return
             # Bytes nobody asked for: whoever used this connection next would get somebody else's answer.
             self._clean = False
             self.close()
             return
         self._received = True
         self._feed_size = len(data)
+        if not self._begun and data[:7] != _BEGINNING[: len(data)]:
+            self._fail(Kind.INVALID_RESPONSE, "the target's answer is not HTTP/1.1")
+            self._settle()
+            return
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._fail(Kind.INVALID_RESPONSE, "the target switched protocols without being asked")
+        except httptools.HttpParserUpgrade as upgrade:
+            self._switched(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             if self.response.complete:
                 self._clean = False
             else:
                 self._fail(Kind.INVALID_RESPONSE, f"the target's answer is not valid HTTP: {error}")
         if self._interims:
-            self._pass_interims(attempt)
+            self._pass_interims(attempt, data)
         response = self.response
         if self._stale_parser and self.alive:
             self._stale_parser = False
@@ -259,6 +319,9 @@ class Upstream:
             self._partial(data)
 
     def eof_received(self) -> bool:
+        if self._tunnel is not None:
+            self._tunnel.ended(self)
+            return self._transport.can_write_eof()  # we may still have to pass something on
         response = self.response
         if self.attempt is not None and self._head_done and response.length is None and not response.chunked:
             response.complete = True  # the body ends with the connection (RFC 9112 §6.3, rule 8)
@@ -270,16 +333,27 @@ class Upstream:
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost()
-        self._broken("reset the connection" if exc else "closed the connection")
+        if self._tunnel is not None:
+            self._tunnel.lost(self)
+        elif refused_our_certificate(exc):
+            if self.attempt is not None and not self._received:
+                self._fail(Kind.TLS_ALERT, f"{self._endpoint.name} does not accept our certificate (tls.cert): {exc}")
+                self._settle()
+        else:
+            self._broken("reset the connection" if exc else "closed the connection")
         self.due = NEVER
         self._parser = self._poll = None  # the parser holds us, we hold it
 
     def pause_writing(self) -> None:
         self.write_paused = True
+        if self._tunnel is not None:
+            self._tunnel.full(self, True)
 
     def resume_writing(self) -> None:
         self.write_paused = False
-        if self.attempt is not None and self.attempt.call.body is not None:
+        if self._tunnel is not None:
+            self._tunnel.full(self, False)
+        elif self.attempt is not None and self.attempt.call.body is not None:
             self.attempt.call.body.writable()
 
     def expired(self, now: float) -> None:
@@ -297,6 +371,7 @@ class Upstream:
     # ---------------------------------------------------------------- parser callbacks: they only record
 
     def on_message_begin(self) -> None:
+        self._begun = True
         if self.response.complete:
             self._clean = False
 
@@ -327,6 +402,7 @@ class Upstream:
             self._too_large()
         elif status < 200:
             self._interims.append(response)  # its message_complete makes room for the next head
+            self._head_bytes = 0
         else:
             self._head_done = True
             attempt = self.attempt
@@ -349,9 +425,12 @@ class Upstream:
             return
         if response.status < 200:
             self.response = Response()
+            self._begun = False
             return
         response.complete = True
         response.keep_alive = self._parser.should_keep_alive()
+        if response.chunked and self._parser.get_http_version() == "1.0":
+            response.keep_alive = False  # who frames like that may mean something else by it (RFC 9112 §6.1)
 
     # ---------------------------------------------------------------- what happens after a feed
 
@@ -359,7 +438,8 @@ class Upstream:
         """Something other than a whole answer at once: part of a head or of a body, or a failure."""
         response = self.response
         if not self._head_done:
-            self._head_bytes += len(data)
+            if self._begun:
+                self._head_bytes += len(data)
             if self._head_bytes > self._endpoint.max_head_bytes:
                 self._too_large()
             if self.failure is None:
@@ -413,6 +493,7 @@ class Upstream:
         if now >= attempt.call.deadline:
             self._fail(Kind.DEADLINE, "the call's timeout passed in the middle of the answer")
         elif now - self._last_progress >= self._endpoint.body_idle:
+            self._reached("body_idle_timeout")
             self._fail(Kind.INCOMPLETE, "the answer stood still for longer than limits.body_idle_timeout")
         else:
             self._watch_body(now)
@@ -422,6 +503,10 @@ class Upstream:
     def _watch_body(self, now: float) -> None:
         assert self.attempt is not None
         self._timers.arm(self, min(self.attempt.call.deadline, now + self._endpoint.body_idle / 4))
+
+    def _reached(self, limit: str) -> None:
+        if self.attempt is not None:
+            self.attempt.call.downstream.proxy.stats.reached[limit] += 1
 
     def _speaks_http_1(self) -> bool:
         """Whether the version is one we speak. Asked once per connection: a target does not change its mind, and
@@ -434,6 +519,7 @@ class Upstream:
         return sum(map(len, self.response.lines))
 
     def _too_large(self) -> None:
+        self._reached("response_header_bytes")
         self._fail(Kind.RESPONSE_HEAD_TOO_LARGE, "the target's response head exceeds limits.header_bytes or .headers")
 
     def _note(self, lower: bytes, name: bytes, value: bytes) -> None:
@@ -454,6 +540,8 @@ class Upstream:
             response.chunked = True
         elif lower == b"keep-alive":
             self._learn_idle_limit(value)
+        elif lower == b"upgrade":
+            response.upgrade = value.strip(b" \t")
         elif lower == b"retry-after":
             response.retry_after = value
             response.lines += (name, b": ", value, b"\r\n")
@@ -476,16 +564,34 @@ class Upstream:
             if name == b"timeout" and seconds.isdigit():
                 self.idle_limit = min(self._endpoint.idle_timeout, max(0.0, int(seconds[:6]) - 1.0))
 
-    def _pass_interims(self, attempt: Attempt) -> None:
-        """1xx answers go to the app as they come; 101 would hand over the connection, which nobody asked for."""
+    def _pass_interims(self, attempt: Attempt, data: bytes) -> None:
+        """1xx answers go to the app as they come; for 101 see `_switched`."""
         interims, self._interims = self._interims, []
+        if _OTHER_PROTOCOL.search(data):
+            self._fail(Kind.INVALID_RESPONSE, "the target's answer is not HTTP/1.1")
+            return
         for interim in interims:
-            if interim.status == 101:
+            if interim.status != 101:
+                attempt.call.downstream.write_interim(interim)
+            elif not interim.complete:
                 self._fail(Kind.INVALID_RESPONSE, "the target switched protocols without being asked")
-                return
-            attempt.call.downstream.write_interim(interim)
-        if len(interims) > _MAX_INTERIM:
-            self._fail(Kind.INVALID_RESPONSE, "the target sent too many informational answers")
+
+    def _switched(self, rest: bytes) -> None:
+        """The target has answered 101, and `rest` is no longer HTTP. Only one of the protocols that were asked for
+        may be switched to, and only by a request that asked (RFC 9110 §7.8)."""
+        attempt = self.attempt
+        interim = self._interims[-1] if self._interims else None
+        if attempt is None or interim is None or interim.status != 101 or self.failure is not None:
+            self._fail(Kind.INVALID_RESPONSE, "the target switched protocols without being asked")
+            return
+        asked = [one.strip().lower() for one in attempt.call.upgrade.split(b",")]
+        if not attempt.call.upgrade or interim.upgrade.lower() not in asked:
+            self._fail(Kind.INVALID_RESPONSE, "the target switched to a protocol that was not asked for")
+            return
+        interim.switches = interim.complete = self._head_done = True
+        interim.pieces = [rest] if rest else []
+        self.response = interim
+        self.pause_reading()  # until the tunnel is there
 
     def _lost(self) -> None:
         if self.alive:

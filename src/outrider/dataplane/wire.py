@@ -40,6 +40,9 @@ RESPONSE_NOTED: Final = HOP_BY_HOP | frozenset(
 _PLAIN_CONNECTION: Final = frozenset((b"keep-alive", b"close"))
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
+# How the head of an answer ends.
+CLOSE: Final = b"connection: close\r\n\r\n"
+KEEP: Final = b"\r\n"
 
 
 def nominated_fields(connection: bytes) -> frozenset[bytes]:
@@ -72,6 +75,8 @@ def request_head(call: Call, endpoint: Endpoint, owned: frozenset[bytes], lines:
         parts.append(b"content-length: %d\r\n" % call.length)
     if expect:
         parts.append(b"expect: 100-continue\r\n")
+    if call.upgrade:
+        parts += (b"connection: upgrade\r\nupgrade: ", call.upgrade, b"\r\n")
     parts += lines
     parts.append(b"via: 1.1 outrider\r\n\r\n" if call.minor else b"via: 1.0 outrider\r\n\r\n")
     return b"".join(parts)
@@ -123,15 +128,16 @@ def interim_head(response: Response) -> bytes:
     return b"".join((status_line(response), *lines, b"\r\n"))
 
 
-def reply_bytes(reply: Reply, extra: bytes, *, head_only: bool, close: bool) -> bytes:
-    """A local reply, whole. A reply to HEAD announces the length its body would have had."""
+def reply_bytes(reply: Reply, extra: bytes, *, head_only: bool, ending: bytes) -> bytes:
+    """A local reply, whole; `ending` is the end of its head. A reply to HEAD announces the length its body would have
+    had."""
     parts = [b"HTTP/1.1 %d %b\r\n" % (reply.status, reason_phrase(reply.status))]
     for name, value in reply.headers:
         parts += (name, b": ", value, b"\r\n")
     if reply.status >= 200 and reply.status not in (204, 304):
         parts.append(b"content-length: %d\r\n" % len(reply.body))
     parts.append(extra)
-    parts.append(b"connection: close\r\n\r\n" if close else b"\r\n")
+    parts.append(ending)
     if not head_only and reply.status >= 200 and reply.status not in (204, 304):
         parts.append(reply.body)
     return b"".join(parts)

@@ -57,6 +57,12 @@ class Kind(Enum):
     DNS = ("dns-failed", 502, "dns_error", "Host name not found", Origin.NETWORK, "UF", Phase.CONNECT, FAILURE)
     CONNECT_TIMEOUT = ("timeout", 504, "connection_timeout", "Connecting took too long", Origin.NETWORK, "UT",
                        Phase.CONNECT, FAILURE, "timeout")  # fmt: skip
+    TLS_CERTIFICATE = ("tls-certificate", 502, "tls_certificate_error", "Certificate not trusted", Origin.TARGET, "UF",
+                       Phase.CONNECT, FAILURE)  # fmt: skip
+    TLS_ALERT = ("tls-refused", 502, "tls_alert_received", "Our certificate was refused", Origin.TARGET, "UF",
+                 Phase.CONNECT, FAILURE)  # fmt: skip
+    TLS_FAILED = ("tls-failed", 502, "tls_protocol_error", "No TLS handshake", Origin.TARGET, "UF",
+                  Phase.CONNECT, FAILURE)  # fmt: skip
     RESET = ("connection-reset", 502, "connection_terminated", "Connection broken", Origin.NETWORK, "UC",
              Phase.RESET, FAILURE)  # fmt: skip
     INVALID_RESPONSE = ("invalid-response", 502, "http_protocol_error", "Invalid answer from the target",

@@ -39,7 +39,8 @@ class Request:
 
     `minor` is the HTTP/1 minor version (0 or 1); `length` the declared body length in bytes (None: none declared);
     `nominated` the field names that `Connection` asked to be removed (RFC 9110 §7.6.1); `noted` the values of the
-    few fields that some part of Outrider reads, by lower-case name.
+    few fields that some part of Outrider reads, by lower-case name; `upgrade` the protocols it asks to switch to,
+    if they may be passed on (RFC 9110 §7.8).
     """
 
     __slots__ = (
@@ -53,6 +54,7 @@ class Request:
         "nominated",
         "noted",
         "target",
+        "upgrade",
     )
 
     def __init__(self, target: bytes) -> None:
@@ -66,6 +68,7 @@ class Request:
         self.chunked = False
         self.keep_alive = True
         self.expect_continue = False
+        self.upgrade = b""
 
 
 class Response:
@@ -73,7 +76,8 @@ class Response:
 
     With neither `length` (bytes) nor `chunked` the body ends with the connection. `lines` are the end-to-end fields
     as they will be passed on: name, colon, value, line end; name, colon, ... `location` says where among them the
-    value of `Location` stands (-1: nowhere). `complete` is set with the last body byte.
+    value of `Location` stands (-1: nowhere). `complete` is set with the last body byte. `switches` says that what
+    follows is not HTTP any more but the protocol `upgrade`.
     """
 
     __slots__ = (
@@ -87,6 +91,8 @@ class Response:
         "reason",
         "retry_after",
         "status",
+        "switches",
+        "upgrade",
     )
 
     def __init__(self) -> None:
@@ -100,3 +106,5 @@ class Response:
         self.complete = False
         self.location = -1
         self.retry_after: bytes | None = None
+        self.upgrade = b""
+        self.switches = False

@@ -23,7 +23,15 @@ from tests.fakes import make_attempt, make_call, make_cluster, make_response, ma
 
 IDEMPOTENT = [b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"]
 OTHERS = [b"POST", b"PATCH", b"PROPFIND"]
-UNSENT = [Kind.CONNECT_REFUSED, Kind.UNREACHABLE, Kind.DNS, Kind.CONNECT_TIMEOUT]
+UNSENT = [
+    Kind.CONNECT_REFUSED,
+    Kind.UNREACHABLE,
+    Kind.DNS,
+    Kind.CONNECT_TIMEOUT,
+    Kind.TLS_CERTIFICATE,
+    Kind.TLS_ALERT,
+    Kind.TLS_FAILED,
+]
 SENT = [Kind.RESET, Kind.INVALID_RESPONSE, Kind.RESPONSE_HEAD_TOO_LARGE, Kind.INCOMPLETE, Kind.ATTEMPT_TIMEOUT]
 FINAL = [kind for kind in Kind if kind not in UNSENT + SENT]
 RETRIED_STATUSES = [500, 502, 503, 504]

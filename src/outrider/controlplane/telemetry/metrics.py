@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from outrider import __version__
 from outrider.controlplane.runtime import Runtime
 from outrider.dataplane.policies.breaker import CLOSED, HALF_OPEN, OPEN
-from outrider.dataplane.stats import BUCKETS, Histogram
+from outrider.dataplane.stats import BUCKETS, LIMITS, Histogram
 
 _MAX_SERIES = 5000
 
@@ -49,8 +49,11 @@ class OutriderCollector(Collector):
         yield _gauge("outrider_event_loop_lag_seconds", "How late the event loop is", [], [((), runtime.lag.seconds)])
         connections = [((), len(runtime.proxy.connections))]
         yield _gauge("outrider_downstream_connections", "Connections from the app", [], connections)
-        refused = [((), stats.refused_connections)]
-        yield _counter("outrider_downstream_connections_refused", "Connections beyond the limit", [], refused)
+        yield _counter("outrider_downstream_accepts", "Connections accepted from the app", [], [((), stats.accepted)])
+        pauses = [((), stats.accept_pauses)]
+        yield _counter("outrider_accept_pauses", "Times accepting stopped for want of descriptors", [], pauses)
+        reached = [((limit,), stats.reached.get(limit, 0)) for limit in LIMITS]
+        yield _counter("outrider_limit_reached", "Times a limit was met, by its key under `limits`", ["limit"], reached)
         yield _counter(
             "outrider_internal_errors", "Calls that a bug in Outrider failed", [], [((), stats.policy_errors)]
         )
@@ -95,6 +98,8 @@ class OutriderCollector(Collector):
             ("outrider_retries", "Retries by reason", "retries", "reason"),
             ("outrider_retries_suppressed", "Retries not made, by reason", "suppressed", "reason"),
             ("outrider_upstream_connects", "Connections made or failed", "connects", "result"),
+            ("outrider_tls_handshakes", "TLS handshakes with targets, full or resumed", "handshakes", "kind"),
+            ("outrider_tunnelled_bytes", "Bytes through tunnels that have ended", "tunnelled", "direction"),
         ):
             rows = [((c.name, key), count) for c in clusters for key, count in getattr(c.stats, attribute).items()]
             yield _counter(name, text, ["service", label], rows)
@@ -110,6 +115,8 @@ class OutriderCollector(Collector):
         moves = [((name, old, new), count) for (name, old, new), count in runtime.transitions.items()]
         yield _counter("outrider_circuit_transitions", "Changes of state", ["service", "from", "to"], moves)
         clusters = runtime.compiled.clusters
+        tunnels = [((cluster.name,), cluster.stats.tunnels) for cluster in clusters]
+        yield _gauge("outrider_tunnels", "Connections that have left HTTP, as WebSocket does", ["service"], tunnels)
         endpoints = [((cluster.name, "ready"), len(cluster.endpoints)) for cluster in clusters]
         yield _gauge("outrider_endpoints", "Endpoints by state", ["service", "state"], endpoints)
         connections = []

@@ -1,0 +1,97 @@
+"""TLS to targets: the context connections are made with, sessions to resume, and why a handshake failed.
+
+Not compiled: it runs once per connection, and `SSLContext` can only be extended by an ordinary class.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+from outrider.model.failure import Kind
+
+_MAX_SESSIONS = 64
+
+# OpenSSL's words for a certificate of ours that the other side wants, or does not like.
+_ABOUT_OUR_CERTIFICATE = (
+    "CERTIFICATE_REQUIRED",
+    "ALERT_BAD_CERTIFICATE",
+    "ALERT_UNKNOWN_CA",
+    "ALERT_CERTIFICATE_EXPIRED",
+    "ALERT_CERTIFICATE_REVOKED",
+    "ALERT_CERTIFICATE_UNKNOWN",
+    "ALERT_UNSUPPORTED_CERTIFICATE",
+    "ALERT_ACCESS_DENIED",
+)
+
+
+class ResumingContext(ssl.SSLContext):
+    """A client context that offers the latest session to a server it has spoken to: one round trip and the
+    certificates saved (RFC 8446 §2.2). Event loops have no parameter for that, but they all call `wrap_bio`."""
+
+    def __init__(self, protocol: int = ssl.PROTOCOL_TLS_CLIENT) -> None:
+        self.sessions: dict[str | None, ssl.SSLSession] = {}
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """As the event loop calls it, with the session it does not know of."""
+        name = server_hostname.decode() if isinstance(server_hostname, bytes) else server_hostname
+        offered = session or self.sessions.get(name)
+        return super().wrap_bio(incoming, outgoing, server_side, server_hostname, offered)
+
+
+class ClientTls:
+    """How the connections of a cluster are secured. Replaced as a whole when a file changes: connections made with
+    an earlier one are not used again."""
+
+    __slots__ = ("context", "server_name")
+
+    def __init__(self, context: ResumingContext, server_name: str) -> None:
+        """`server_name` is sent as SNI and must be in the target's certificate."""
+        self.context = context
+        self.server_name = server_name
+
+    def remember(self, connection: ssl.SSLObject | None) -> None:
+        """Keep the session of a connection that has served a call, for the next one."""
+        session = connection.session if connection is not None else None
+        sessions = self.context.sessions
+        if (
+            session is not None
+            and session.has_ticket
+            and (self.server_name in sessions or len(sessions) < _MAX_SESSIONS)
+        ):
+            sessions[self.server_name] = session
+
+
+def resumed(transport: Any) -> bool:
+    """Whether a connection was made with a session from before."""
+    secured: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+    return secured is not None and bool(secured.session_reused)
+
+
+def refused_our_certificate(error: Exception | None) -> bool:
+    """Whether the other side ended the connection because of our certificate, or the lack of one. With TLS 1.3 it
+    says so only after the handshake, and before it has read anything we sent (RFC 8446 §4.4.2.4)."""
+    return isinstance(error, ssl.SSLError) and any(word in str(error) for word in _ABOUT_OUR_CERTIFICATE)
+
+
+def why_no_handshake(error: ssl.SSLError, name: str, expected: str) -> tuple[Kind, str]:
+    """The kind of a failed handshake with the endpoint `name`, and a sentence with a remedy."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        said = error.verify_message or str(error)
+        return Kind.TLS_CERTIFICATE, f"the certificate of {name} is not trusted as {expected}: {said}"
+    if refused_our_certificate(error):
+        return Kind.TLS_ALERT, f"{name} does not accept our certificate (tls.cert): {_short(error)}"
+    if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
+        return Kind.TLS_FAILED, f"{name} does not speak TLS; should its URL begin with http:// ?"
+    return Kind.TLS_FAILED, f"no TLS with {name}: {_short(error)}"
+
+
+def _short(error: ssl.SSLError) -> str:
+    return (error.reason or str(error)).replace("_", " ").lower()
