@@ -9,7 +9,9 @@ import importlib
 import logging
 import signal
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar
 
@@ -53,20 +55,27 @@ class App:
             telemetry = await self._reserve("telemetry.listen", config.telemetry.listen)
             admin = await self._reserve("admin.listen", config.admin.listen)
             await self._listen("listen", config.listen)
+            if config.inbound is not None:
+                certificates = self.runtime.compiled.certificates
+                app, context = self.runtime.compiled.app, certificates.server
+                door = await self._listen("inbound.listen", config.inbound.listen, app, context)
+                certificates.on_new_server = door.secure
             for service, port in self.runtime.compiled.ports:
                 await self._listen(f"services.{service.name}.port", ("127.0.0.1", port), service)
         except StartError:
             await self.stop()
             raise
         self.accepting_since = monotonic()
-        servers = await asyncio.to_thread(importlib.import_module, "outrider.controlplane.servers")
-        # A process with one thread takes no locks; the importing one is not needed again.
-        await asyncio.get_running_loop().shutdown_default_executor()
+        # A thread of its own, gone afterwards: a process with one thread takes no locks.
+        with ThreadPoolExecutor(1) as importer:
+            loop = asyncio.get_running_loop()
+            servers = await loop.run_in_executor(importer, importlib.import_module, "outrider.controlplane.servers")
         self._runners.append(await servers.serve(servers.telemetry_app(self.runtime), telemetry))
         self._runners.append(await servers.serve(servers.admin_app(self.runtime), admin))
         self._upkeep = [
             asyncio.create_task(self.runtime.lag.watch()),
             asyncio.create_task(self.runtime.secrets.watch()),
+            asyncio.create_task(self.runtime.compiled.certificates.watch()),
         ]
         self.runtime.ready = True
 
@@ -84,13 +93,21 @@ class App:
         for reserved in self._reserved:
             reserved.close()
 
-    async def _listen(self, key: str, address: tuple[str, int], service: Service | None = None) -> None:
+    async def _listen(
+        self,
+        key: str,
+        address: tuple[str, int],
+        service: Service | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> Door:
         host, port = address
 
         async def open_() -> Door:
-            return self.listener.open(host, port, service)
+            return self.listener.open(host, port, service, tls)
 
-        self.ports[key] = (await _bound(key, address, open_)).port
+        door = await _bound(key, address, open_)
+        self.ports[key] = door.port
+        return door
 
     async def _reserve(self, key: str, address: tuple[str, int]) -> socket.socket:
         """Bind a port whose server is yet to come; who connects meanwhile waits."""

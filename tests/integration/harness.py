@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -244,13 +245,14 @@ class Target:
     the target is left.
     """
 
-    def __init__(self, script: Script, port: int = 0) -> None:
+    def __init__(self, script: Script, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self._actions = [script] if callable(script) else list(script)
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._problems: list[BaseException] = []
         self.port = port
+        self.tls = tls
         self.seen: list[Seen] = []
         self.connections = 0
         self.closed = 0
@@ -259,14 +261,14 @@ class Target:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self.tls is not None else ''}://127.0.0.1:{self.port}"
 
     def script(self, script: Script) -> None:
         """Answer differently from now on."""
         self._actions = [script] if callable(script) else list(script)
 
     async def __aenter__(self) -> Target:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port, limit=1 << 18)
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port, limit=1 << 18, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -433,10 +435,13 @@ async def echo(exchange: Exchange) -> None:
 class Client:
     """A connection from the app, on which one call may follow the other."""
 
-    def __init__(self, port: int, *, limit: int = 1 << 18, receive_buffer: int = 0) -> None:
+    def __init__(
+        self, port: int, *, limit: int = 1 << 18, receive_buffer: int = 0, tls: ssl.SSLContext | None = None
+    ) -> None:
         self._port = port
         self._limit = limit
         self._receive_buffer = receive_buffer
+        self._tls = tls
 
     async def __aenter__(self) -> Client:
         sock = socket.socket()
@@ -444,7 +449,10 @@ class Client:
         if self._receive_buffer:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
         await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self._port))
-        self.reader, self.writer = await asyncio.open_connection(sock=sock, limit=self._limit)
+        name = "localhost" if self._tls is not None else None
+        self.reader, self.writer = await asyncio.open_connection(
+            sock=sock, limit=self._limit, ssl=self._tls, server_hostname=name
+        )
         return self
 
     async def __aexit__(self, *_: object) -> None:

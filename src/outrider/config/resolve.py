@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from outrider.config.problems import did_you_mean
 from outrider.config.schema import (
     CircuitBreaker,
+    ClientTls,
     Config,
     Correlation,
     Credential,
@@ -25,6 +26,7 @@ from outrider.config.schema import (
     Service,
 )
 from outrider.config.source import Document, KeyPath
+from outrider.config.tls import check_tls
 from outrider.model.messages import is_field_value
 from outrider.model.variables import unknown_variables
 
@@ -39,6 +41,9 @@ BUILT_IN: dict[str, Any] = {
     "retry": {},
     "circuit_breaker": {},
     "balance": "least-requests",
+    "upgrade": True,
+    "allow_connect": False,
+    "tls": {},
 }
 _SHARED_PORTS = frozenset({0})
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})
@@ -61,6 +66,9 @@ class Effective:
     rate_limit: RateLimit | None
     fallback: Fallback | None
     balance: str
+    upgrade: bool
+    allow_connect: bool
+    tls: ClientTls
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +116,7 @@ def resolve(config: Config, document: Document) -> Resolved:
     _check_ports(resolved)
     _check_hosts(resolved)
     _check_policies(config, document)
+    check_tls(config, document)
     return resolved
 
 
@@ -133,7 +142,10 @@ def _service(config: Config, document: Document, name: str, service: Service) ->
             document.complain((*at, "match"), message, "put the narrower route first", warn=True)
     for index, url in enumerate(service.url):
         places = ((*here, "url", index), (*here, index), (*here, "url"))
-        _check_url(config, document, next((place for place in places if place in document.marks), here), url)
+        place = next((place for place in places if place in document.marks), here)
+        _check_url(config, document, place, url)
+        if service.tls and not url.startswith("https://"):
+            document.complain(place, f"tls has no effect on {url}", "begin the URL with https://", warn=True)
     return EffectiveService(name, tuple(service.url), service.port, tuple(service.hosts), policy, tuple(routes))
 
 
@@ -180,6 +192,9 @@ def _effective(config: Config, document: Document, at: KeyPath, layers: list[dic
         rate_limit=_built(RateLimit, merged.get("rate_limit")),
         fallback=_built(Fallback, merged.get("fallback")),
         balance=merged["balance"],
+        upgrade=merged["upgrade"],
+        allow_connect=merged["allow_connect"],
+        tls=ClientTls.model_construct(**(merged["tls"] or {})),
     )
     if effective.rate_limit is not None and effective.rate_limit.rate is None:
         document.complain((*at, "rate_limit"), 'the key "rate" is missing', "say how many: rate: 50/s")
@@ -278,11 +293,12 @@ def _covers(earlier: str, later: str) -> bool:
 def _check_url(config: Config, document: Document, at: KeyPath, url: str) -> None:
     parts = urlsplit(url)
     try:
-        port = parts.port or 80
+        port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:
         document.complain(at, f"the port of {url} is not between 1 and 65535")
         return
-    ours = {config.listen[1], *(service.port for service in config.services.values())} - _SHARED_PORTS
+    inbound = {config.inbound.listen[1]} if config.inbound is not None else set()
+    ours = inbound | {config.listen[1], *(service.port for service in config.services.values())} - _SHARED_PORTS
     if parts.hostname in _LOOPBACK and port in ours:
         document.complain(at, f"{url} is Outrider itself: every call would go round in a circle")
 
@@ -294,6 +310,7 @@ def _check_ports(resolved: Resolved) -> None:
         (("listen",), config.listen[1]),
         (("admin", "listen"), config.admin.listen[1]),
         (("telemetry", "listen"), config.telemetry.listen[1]),
+        *([(("inbound", "listen"), config.inbound.listen[1])] if config.inbound is not None else []),
         *((("services", service.name, "port"), service.port) for service in resolved.services if service.port),
     ]
     for path, port in wanted:

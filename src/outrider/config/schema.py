@@ -17,7 +17,7 @@ from outrider.model.messages import HOP_BY_HOP, is_field_value
 from outrider.model.patterns import PathPattern
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_LATER_SCHEMES = ("dns+", "dnssrv+", "consul+", "k8s+", "file+", "https://")
+_LATER_SCHEMES = ("dns+", "dnssrv+", "consul+", "k8s+", "file+")
 BALANCERS = ("least-requests", "round-robin")
 _LATER_BALANCERS = ("least-latency", "hash:")
 _FRAMING = HOP_BY_HOP | {b"host", b"content-length"}
@@ -38,9 +38,9 @@ def _listen(value: Any) -> Any:
 def _url(value: Any) -> Any:
     text = str(value)
     if text.startswith(_LATER_SCHEMES):
-        scheme = text.partition(":")[0] if text.startswith("https") else text.partition("+")[0] + "+"
+        scheme = text.partition("+")[0] + "+"
         raise PydanticCustomError("not_yet", f"{scheme} is not supported yet by this version of Outrider")
-    if not re.fullmatch(r"http://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[^?#\s]*)?", text):
+    if not re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[^?#\s]*)?", text):
         raise _fail(f"expected a URL like http://user-service:3001, got {text}")
     return text
 
@@ -124,6 +124,14 @@ def _count(value: Any) -> Any:
     return value
 
 
+def _unprotected(value: Any) -> Any:
+    if value != []:
+        raise PydanticCustomError(
+            "not_yet", "protect is not supported yet; protect: [] passes every call to the app unguarded"
+        )
+    return value
+
+
 def _access(value: Any) -> Any:
     text = str(value)
     if text not in ("none", "errors", "all") and not re.fullmatch(r"\d+(\.\d+)?%", text):
@@ -168,6 +176,12 @@ def _whole(value: Any) -> Any:
     return value
 
 
+def _switch(value: Any) -> Any:
+    if value is not None and not isinstance(value, bool):
+        raise _fail(f"expected true or false, got {value}")
+    return value
+
+
 def _positive(value: float) -> float:
     if value <= 0:
         raise _fail("expected a duration above zero", "write false to switch it off, where that is possible")
@@ -192,12 +206,54 @@ class Telemetry(Base):
     """Where /metrics, /healthz and /readyz are served."""
 
 
+class Inbound(Base):
+    """The guard in front of the app. In this version it passes calls on and secures them with TLS."""
+
+    listen: Listen
+    """Where other services call."""
+    app: Annotated[str, BeforeValidator(_url)]
+    """Where the app listens."""
+    tls: ServerTls | None = None
+    """Certificate of this listener, and whose callers' certificates to ask for."""
+    protect: Annotated[list[str], BeforeValidator(_unprotected)]
+    """Paths that only proven callers reach. This version cannot prove callers by key, so it must be []."""
+    accept: NotYet = None
+    allow: NotYet = None
+    idempotency: NotYet = None
+    rate_limit: NotYet = None
+    max_in_flight: NotYet = None
+
+
 class Credential(Base):
     header: HeaderName
     """The header that carries the secret."""
     value: str = Field(min_length=1, repr=False)
     """The secret: usually ${file:/run/secrets/...} or ${VAR}. A file is read again when it changes."""
     jwt: NotYet = None
+
+
+class ClientTls(Base):
+    """Of https targets. Files are read again when they change; the certificate is always verified."""
+
+    ca: str | None = None
+    """File with the certificates of the authorities to trust (PEM). Default: those of the system."""
+    cert: str | None = None
+    """File with our own certificate and its chain (PEM), for targets that ask for one."""
+    key: str | None = None
+    """File with its private key (PEM, without a passphrase). Default: the file of `cert`."""
+    server_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]+$")] | None = None
+    """The name to ask for (SNI) and to find in the target's certificate. Default: the host of the URL."""
+
+
+class ServerTls(Base):
+    """Of a listener. Files are read again when they change."""
+
+    cert: str
+    """File with the certificate and its chain (PEM)."""
+    key: str | None = None
+    """File with its private key (PEM, without a passphrase). Default: the file of `cert`."""
+    client_ca: str | None = None
+    """File with the authorities whose certificates callers must show (PEM). Default: none is asked for."""
 
 
 class Headers(Base):
@@ -313,11 +369,16 @@ class PolicyFields(Base):
     """A prepared answer for when the service fails."""
     balance: Annotated[str | None, BeforeValidator(_balance)] = None
     """How to choose among endpoints: least-requests (default) or round-robin."""
+    upgrade: Annotated[bool | None, BeforeValidator(_switch)] = None
+    """Whether WebSocket and other protocols asked for with `Upgrade` are tunnelled. Default true; never h2c."""
+    allow_connect: Annotated[bool | None, BeforeValidator(_switch)] = None
+    """Whether CONNECT to a host of this service opens a tunnel to one of its endpoints. Default false."""
+    tls: ClientTls | Switch | None = None
+    """How https targets are verified, and what we show them."""
     delivery: Annotated[str | None, _only(("sync", None), "delivery")] = None
     health_check: NotYet = None
     ejection: NotYet = None
     contract: NotYet = None
-    tls: NotYet = None
     hedge: NotYet = None
     order_by: NotYet = None
 
@@ -357,10 +418,16 @@ class Limits(Base):
     """How much of a request body is kept for another attempt."""
     downstream_connections: Annotated[Whole, Field(ge=1)] = 1024
     """Most connections from the app."""
+    downstream_requests: Annotated[Whole, Field(ge=1)] = 1_000_000
+    """Most requests on one connection; the answer to the last one says that it closes."""
+    downstream_idle_timeout: Positive = 3600.0
+    """How long a connection from the app may be silent between requests."""
     header_timeout: Positive = 10.0
     """How long a request head may take."""
     body_idle_timeout: Positive = 30.0
     """How long a body may stand still, either way."""
+    tunnel_idle_timeout: Positive = 600.0
+    """How long nothing may move, either way, in a tunnel (WebSocket, CONNECT)."""
 
 
 class Log(Base):
@@ -398,7 +465,8 @@ class Config(Base):
     admin: Admin = Admin()
     telemetry: Telemetry = Telemetry()
     workers: Annotated[int, _only((1,), "workers")] = 1
-    inbound: NotYet = None
+    inbound: Inbound | None = None
+    """The guard in front of the app."""
     credentials: dict[str, Credential] = {}
     """Declared once, used by name under `auth`."""
     defaults: PolicyFields = PolicyFields()

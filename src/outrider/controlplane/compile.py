@@ -9,7 +9,8 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from outrider.config.resolve import Effective, EffectiveRoute, EffectiveService, Resolved
-from outrider.config.schema import CircuitBreaker
+from outrider.config.schema import CircuitBreaker, ClientTls, Correlation
+from outrider.controlplane.certificates import Certificates
 from outrider.dataplane.cluster import Cluster, Endpoint
 from outrider.dataplane.entropy import ID_FORMATS
 from outrider.dataplane.pipeline import Parts, around_the_call, into_each_attempt, owned_by
@@ -33,6 +34,10 @@ from outrider.model.patterns import PathPattern
 from outrider.model.variables import header_names
 
 DEFAULT_ROUTE = "*"
+# The service that inbound calls reach: no name that a configuration could use.
+APP = "_app"
+_APP_IDLE = 4.0
+_APP_CONNECT = 1.0
 # An answer counts as slow, unless told otherwise, when it takes this share of attempt_timeout.
 _SLOW_SHARE = 0.8
 
@@ -51,6 +56,8 @@ class Compiled:
     breakers: list[Breaker]
     credentials: dict[str, Credential]
     ports: list[tuple[Service, int]] = field(default_factory=list)
+    app: Service | None = None  # behind the inbound listener
+    certificates: Certificates = field(default_factory=Certificates)
 
 
 def compile_config(resolved: Resolved, hooks: tuple[TransitionHook, ...] = ()) -> Compiled:
@@ -75,6 +82,7 @@ class _Compiler:
                 out.table.hosts[host.lower().encode()] = service
             if declared.port is not None:
                 out.ports.append((service, declared.port))
+        out.app = self._app()
         out.noted = frozenset(self._noted)
         return out
 
@@ -88,7 +96,14 @@ class _Compiler:
 
     def _service(self, declared: EffectiveService) -> Service:
         stats = ClusterStats()
-        endpoints = [self._endpoint(url, declared.policy, stats) for url in declared.urls]
+        endpoints = [self._endpoint(url, declared.policy.idle_timeout, stats) for url in declared.urls]
+        secure = [
+            (endpoint, endpoint.host)
+            for endpoint, url in zip(endpoints, declared.urls, strict=True)
+            if url.startswith("https://")
+        ]
+        if secure:
+            self._out.certificates.secure(declared.name, declared.policy.tls, secure)
         cluster = Cluster(declared.name, endpoints, declared.policy.balance, stats)
         self._out.clusters.append(cluster)
         shared = _Shared()
@@ -96,21 +111,61 @@ class _Compiler:
         routes = [
             (PathPattern(route.match), self._route(declared, cluster, route, shared)) for route in declared.routes
         ]
-        return Service(declared.name, default, routes)
+        return Service(declared.name, default, routes, any(endpoint.base_path for endpoint in endpoints))
 
-    def _endpoint(self, url: str, policy: Effective, stats: ClusterStats) -> Endpoint:
+    def _app(self) -> Service | None:
+        """What inbound calls reach: our own app. It is not retried, and its time is the caller's business."""
+        inbound = self._config.inbound
+        if inbound is None:
+            return None
+        stats = ClusterStats()
+        endpoint = self._endpoint(inbound.app, _APP_IDLE, stats)
+        certificates = self._out.certificates
+        if inbound.app.startswith("https://"):
+            certificates.secure(APP, ClientTls(), [(endpoint, endpoint.host)])
+        if inbound.tls is not None:
+            certificates.serve(inbound.tls)
+        cluster = Cluster(APP, [endpoint], "least-requests", stats)
+        self._out.clusters.append(cluster)
+        correlation = self._config.defaults.correlation or Correlation()
+        self._noted.add(correlation.header.lower().encode())
+        parts = Parts(
+            deadline=Deadline(NEVER, NEVER),
+            context=Context(correlation.header.encode(), ID_FORMATS[correlation.generate]),
+            headers=Headers({}, []),
+        )
+        stamps = into_each_attempt(parts)
+        route = Route(
+            name=DEFAULT_ROUTE,
+            cluster=cluster,
+            stats=RouteStats(APP, DEFAULT_ROUTE),
+            policies=around_the_call(parts),
+            stamps=stamps,
+            retry=Retry(max_retries=0),
+            breaker=None,
+            fallback=None,
+            attempt_timeout=NEVER,
+            connect_timeout=_APP_CONNECT,
+            owned=owned_by(stamps),
+        )
+        self._out.routes.append(route)
+        return Service(APP, route, (), bool(endpoint.base_path))
+
+    def _endpoint(self, url: str, idle_timeout: float, stats: ClusterStats) -> Endpoint:
         parts = urlsplit(url)
         limits = self._config.limits
+        secure = parts.scheme == "https"
         return Endpoint(
             parts.hostname or "",
-            parts.port or 80,
+            parts.port or (443 if secure else 80),
             authority=parts.netloc,
             base_path=parts.path.rstrip("/"),
             stats=stats,
-            idle_timeout=policy.idle_timeout,
+            idle_timeout=idle_timeout,
             max_head_bytes=limits.header_bytes,
             max_fields=limits.headers,
             body_idle=limits.body_idle_timeout,
+            secure=secure,
         )
 
     def _route(
@@ -148,6 +203,8 @@ class _Compiler:
             fallback=_fallback(policy),
             attempt_timeout=policy.attempt_timeout,
             connect_timeout=policy.connect_timeout,
+            upgrade=policy.upgrade,
+            allow_connect=policy.allow_connect,
             owned=owned_by(stamps),
         )
         self._out.routes.append(made)

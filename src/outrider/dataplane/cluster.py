@@ -16,7 +16,8 @@ class Endpoint:
 
     `authority` goes into `Host`; `base_path` (no trailing slash) stands before every path; `idle_timeout`
     and `body_idle` (how long a body may stand still) are in seconds; `max_head_bytes` and `max_fields` bound what
-    a response head may be. `tls` is None for plain HTTP.
+    a response head may be. `secure` is for https, whose `tls` is
+    set before the first call, and again when certificates change; None is plain HTTP.
     """
 
     __slots__ = (
@@ -49,15 +50,15 @@ class Endpoint:
         max_head_bytes: int = 65536,
         max_fields: int = 100,
         body_idle: float = 30.0,
-        tls: ClientTls | None = None,
+        secure: bool = False,
     ) -> None:
         self.host = host
         self.port = port
         self.name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self.authority = authority.encode()
         self.host_line = b" HTTP/1.1\r\nhost: %b\r\n" % self.authority
-        self.origin = (b"https://" if tls is not None else b"http://") + self.authority
-        self.tls = tls
+        self.origin = (b"https://" if secure else b"http://") + self.authority
+        self.tls: ClientTls | None = None
         self.base_path = base_path.encode()
         self.stats = stats
         self.idle_timeout = idle_timeout

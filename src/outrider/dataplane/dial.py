@@ -8,7 +8,7 @@ import socket
 import ssl
 from typing import TYPE_CHECKING, cast
 
-from outrider.dataplane.tls import resumed, why_no_handshake
+from outrider.dataplane.tls import why_no_handshake
 from outrider.dataplane.upstream import Upstream
 from outrider.model.failure import Failure, Kind
 from outrider.model.units import format_duration
@@ -36,10 +36,11 @@ async def dial(endpoint: Endpoint, timers: Timers, timeout: float, raw: bool = F
                 transport, _ = await loop.create_connection(
                     lambda: protocol, endpoint.host, endpoint.port, ssl=tls.context, server_hostname=tls.server_name
                 )
-                endpoint.stats.handshakes["resumed" if resumed(transport) else "full"] += 1
+                endpoint.stats.handshakes[tls.made(transport)] += 1
             connection = cast(Upstream, protocol)
     except TimeoutError:
-        detail = f"no connection to {name} within {format_duration(timeout)}"
+        what = "connection to" if tls is None else "TLS connection with"
+        detail = f"no {what} {name} within {format_duration(timeout)}"
         failure = Failure(Kind.CONNECT_TIMEOUT, detail, endpoint=name)
     except socket.gaierror as error:
         detail = f"the host name of {name} could not be resolved: {error.strerror or error}"

@@ -54,6 +54,10 @@ class Door:
     def port(self) -> int:
         return int(self._bound.getsockname()[1])
 
+    def secure(self, tls: ssl.SSLContext) -> None:
+        """Connections from now on are secured with this."""
+        self.tls = tls
+
     def close(self) -> None:
         """Stop accepting."""
         if self._bound.fileno() >= 0:

@@ -29,8 +29,12 @@ class ResumingContext(ssl.SSLContext):
     """A client context that offers the latest session to a server it has spoken to: one round trip and the
     certificates saved (RFC 8446 §2.2). Event loops have no parameter for that, but they all call `wrap_bio`."""
 
-    def __init__(self, protocol: int = ssl.PROTOCOL_TLS_CLIENT) -> None:
-        self.sessions: dict[str | None, ssl.SSLSession] = {}
+    sessions: dict[str | None, ssl.SSLSession]
+
+    def __new__(cls) -> ResumingContext:
+        context: ResumingContext = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+        context.sessions = {}
+        return context
 
     def wrap_bio(
         self,
@@ -50,12 +54,21 @@ class ClientTls:
     """How the connections of a cluster are secured. Replaced as a whole when a file changes: connections made with
     an earlier one are not used again."""
 
-    __slots__ = ("context", "server_name")
+    __slots__ = ("context", "peer_expires", "server_name")
 
     def __init__(self, context: ResumingContext, server_name: str) -> None:
         """`server_name` is sent as SNI and must be in the target's certificate."""
         self.context = context
         self.server_name = server_name
+        self.peer_expires = 0.0  # Unix time; of the certificate the target showed last
+
+    def made(self, transport: Any) -> str:
+        """Look at a connection that was just made: whether it was `full` work or `resumed` a session."""
+        secured: ssl.SSLObject = transport.get_extra_info("ssl_object")
+        shown = secured.getpeercert() or {}
+        if "notAfter" in shown:
+            self.peer_expires = float(ssl.cert_time_to_seconds(str(shown["notAfter"])))
+        return "resumed" if secured.session_reused else "full"
 
     def remember(self, connection: ssl.SSLObject | None) -> None:
         """Keep the session of a connection that has served a call, for the next one."""
@@ -67,12 +80,6 @@ class ClientTls:
             and (self.server_name in sessions or len(sessions) < _MAX_SESSIONS)
         ):
             sessions[self.server_name] = session
-
-
-def resumed(transport: Any) -> bool:
-    """Whether a connection was made with a session from before."""
-    secured: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
-    return secured is not None and bool(secured.session_reused)
 
 
 def refused_our_certificate(error: Exception | None) -> bool:
@@ -88,6 +95,8 @@ def why_no_handshake(error: ssl.SSLError, name: str, expected: str) -> tuple[Kin
         return Kind.TLS_CERTIFICATE, f"the certificate of {name} is not trusted as {expected}: {said}"
     if refused_our_certificate(error):
         return Kind.TLS_ALERT, f"{name} does not accept our certificate (tls.cert): {_short(error)}"
+    if "ALERT" in (error.reason or ""):
+        return Kind.TLS_ALERT, f"{name} refused the handshake: {_short(error)}; does it want a certificate (tls.cert)?"
     if error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"):
         return Kind.TLS_FAILED, f"{name} does not speak TLS; should its URL begin with http:// ?"
     return Kind.TLS_FAILED, f"no TLS with {name}: {_short(error)}"

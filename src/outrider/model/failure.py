@@ -59,7 +59,7 @@ class Kind(Enum):
                        Phase.CONNECT, FAILURE, "timeout")  # fmt: skip
     TLS_CERTIFICATE = ("tls-certificate", 502, "tls_certificate_error", "Certificate not trusted", Origin.TARGET, "UF",
                        Phase.CONNECT, FAILURE)  # fmt: skip
-    TLS_ALERT = ("tls-refused", 502, "tls_alert_received", "Our certificate was refused", Origin.TARGET, "UF",
+    TLS_ALERT = ("tls-refused", 502, "tls_alert_received", "TLS refused by the target", Origin.TARGET, "UF",
                  Phase.CONNECT, FAILURE)  # fmt: skip
     TLS_FAILED = ("tls-failed", 502, "tls_protocol_error", "No TLS handshake", Origin.TARGET, "UF",
                   Phase.CONNECT, FAILURE)  # fmt: skip

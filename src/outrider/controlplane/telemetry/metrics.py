@@ -60,6 +60,11 @@ class OutriderCollector(Collector):
         dropped = [((), runtime.access.dropped)]
         yield _counter("outrider_log_lines_dropped", "Log lines that nobody took in time", [], dropped)
         ages = [((name,), age) for name, age in runtime.secrets.ages().items()]
+        expiries = [((owner, which), when) for owner, which, when in runtime.compiled.certificates.expiries()]
+        name = "outrider_certificate_expiry_timestamp_seconds"
+        yield _gauge(name, "When a certificate expires", ["owner", "certificate"], expiries)
+        refused = [((), stats.refused_handshakes)]
+        yield _counter("outrider_inbound_handshakes_failed", "TLS handshakes of callers that failed", [], refused)
         yield _gauge("outrider_credential_age_seconds", "Since a credential took its value", ["credential"], ages)
 
     def _of_calls(self) -> Iterator[Metric]:

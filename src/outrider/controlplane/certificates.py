@@ -1,0 +1,144 @@
+"""Certificates and keys: contexts made from their files, made anew when a file changes, and when they expire."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import time
+
+from outrider.config.schema import ClientTls as ClientFiles
+from outrider.config.schema import ServerTls as ServerFiles
+from outrider.config.tls import TlsFileError, load_client, load_server
+from outrider.dataplane.cluster import Endpoint
+from outrider.dataplane.tls import ClientTls, ResumingContext
+from outrider.errors import StartError
+
+log = logging.getLogger("outrider")
+
+# Seconds between looks. Contents are compared, not times: orchestrators replace mounted files by renaming.
+_INTERVAL = 1.0
+_SOON = 7 * 24 * 3600.0
+
+
+@dataclass(slots=True)
+class Watched:
+    """Files that make one context, and what is to be done with a new one. `expiries` are Unix times by file kind."""
+
+    owner: str
+    files: dict[str, str]
+    build: Callable[[], None]
+    contents: dict[str, bytes] = field(default_factory=dict, repr=False)
+    expiries: dict[str, float] = field(default_factory=dict)
+    failures: int = 0  # looks in a row at which the files could not be used
+
+
+class Certificates:
+    """All TLS of a configuration: of https targets, and of the inbound listener (`server`, None without TLS)."""
+
+    def __init__(self) -> None:
+        self.server: ssl.SSLContext | None = None
+        self.on_new_server: Callable[[ssl.SSLContext], None] = lambda context: None
+        self._watched: list[Watched] = []
+        self._targets: list[tuple[str, Endpoint]] = []
+
+    def secure(self, service: str, files: ClientFiles, endpoints: list[tuple[Endpoint, str]]) -> None:
+        """Give the https endpoints of a service, each with the name expected of it, their context. Raises
+        StartError."""
+
+        def build() -> None:
+            context = ResumingContext()
+            load_client(context, files)
+            for endpoint, name in endpoints:
+                endpoint.tls = ClientTls(context, files.server_name or name)
+                endpoint.pool.close()  # what is made with earlier files is not used again
+
+        named = {"ca": files.ca, "cert": files.cert, "key": files.key}
+        self._watch(service, named, build)
+        self._targets += [(service, endpoint) for endpoint, _ in endpoints]
+
+    def serve(self, files: ServerFiles) -> None:
+        """Make the context of the inbound listener. Raises StartError."""
+
+        def build() -> None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            load_server(context, files)
+            self.server = context
+            self.on_new_server(context)
+
+        named = {"cert": files.cert, "key": files.key, "client_ca": files.client_ca}
+        self._watch("inbound", named, build)
+
+    def _watch(self, owner: str, named: dict[str, str | None], build: Callable[[], None]) -> None:
+        watched = Watched(owner, {kind: file for kind, file in named.items() if file is not None}, build)
+        try:
+            build()
+            watched.contents = _read(watched.files.values())
+        except (OSError, TlsFileError) as error:
+            raise StartError(f"the certificates of {owner}: {error}") from None
+        watched.expiries = _expiries(watched)
+        if watched.files:
+            self._watched.append(watched)
+
+    async def watch(self) -> None:
+        """Look again and again, until cancelled."""
+        while self._watched:
+            await asyncio.sleep(_INTERVAL)
+            for watched in self._watched:
+                self.refresh(watched)
+
+    def refresh(self, watched: Watched) -> None:
+        """Use new files, if they are usable together; otherwise keep the last ones, and say so once."""
+        try:
+            contents = _read(watched.files.values())
+            if contents == watched.contents:
+                watched.failures = 0
+                return
+            watched.build()
+        except (OSError, TlsFileError) as error:
+            watched.failures += 1
+            if watched.failures == 2:  # certificate and key are not replaced in the same instant
+                log.error("%s keeps its last certificates: %s", watched.owner, error)
+            return
+        watched.contents, watched.failures = contents, 0
+        watched.expiries = _expiries(watched)
+        log.info("new certificates for %s", watched.owner)
+
+    def expiries(self) -> Iterator[tuple[str, str, float]]:
+        """`(owner, which, Unix time)`: of our own certificate, of the authorities (the first to expire), and of what
+        targets have shown."""
+        for watched in self._watched:
+            for kind, when in watched.expiries.items():
+                yield watched.owner, kind, when
+        shown: dict[str, float] = {}
+        for service, endpoint in self._targets:
+            if endpoint.tls is not None and endpoint.tls.peer_expires:
+                shown[service] = min(shown.get(service, float("inf")), endpoint.tls.peer_expires)
+        for service, when in shown.items():
+            yield service, "target", when
+
+
+def _read(files: Iterable[str]) -> dict[str, bytes]:
+    return {file: Path(file).read_bytes() for file in files}
+
+
+def _expiries(watched: Watched) -> dict[str, float]:
+    """When the certificates in each file expire; the earliest counts."""
+    from cryptography import x509  # imported only where there are certificates of our own
+
+    found = {}
+    for kind, file in watched.files.items():
+        if kind == "key":
+            continue
+        try:
+            certificates = x509.load_pem_x509_certificates(watched.contents[file])
+        except ValueError:
+            continue  # nothing that OpenSSL has minded
+        when = min(one.not_valid_after_utc.timestamp() for one in certificates)
+        found[kind] = when
+        if when - time() < _SOON:
+            log.warning("%s: %s expires in %.1f days", watched.owner, file, (when - time()) / 86400)
+    return found
