@@ -95,7 +95,7 @@ class Upstream:
     )
 
     def __init__(self, endpoint: Endpoint, timers: Timers, raw: bool = False) -> None:
-        """`raw`: for a tunnel only; nothing that comes is read before the tunnel is there."""
+        """`raw`: for a tunnel only, without TLS of ours and without HTTP."""
         self._endpoint = endpoint
         self._timers = timers
         self.raw = raw
@@ -238,6 +238,7 @@ class Upstream:
         response = self.response
         response.status, response.reason = 200, b"Connection established"
         response.switches = response.complete = self._head_done = self.settled = True
+        response.pieces, self._collected = self._collected, []
         self.due = NEVER
 
     def join(self, tunnel: Tunnel) -> None:
@@ -263,8 +264,6 @@ class Upstream:
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
         self.alive = True
-        if self.raw:
-            self.pause_reading()
         sock = transport.get_extra_info("socket")
         if sock is not None:
             poller = select.poll()
@@ -282,6 +281,10 @@ class Upstream:
         if attempt is None or self.response.complete:
             if self._tunnel is not None:
                 self._tunnel.from_target(data)
+                return
+            if self.raw:  # who speaks first, before the tunnel is there
+                self._collected.append(data)
+                self.pause_reading()
                 return
             # Bytes nobody asked for: whoever used this connection next would get somebody else's answer.
             self._clean = False
