@@ -7,12 +7,16 @@ import sys
 
 
 def main() -> None:
-    """Run the command line. `health` comes first and alone: a container runs it every few seconds, and the rest of
-    Outrider takes ten times as long to import."""
+    """Run the command line. `health` and `wait` come first and alone: a container runs the one every few seconds, the
+    app's start waits for the other, and the rest of Outrider takes ten times as long to import."""
     if sys.argv[1:2] == ["health"]:
         from outrider.cli.health import main as health
 
         sys.exit(health(sys.argv[2:]))
+    if sys.argv[1:2] == ["wait"]:
+        from outrider.cli.wait import main as wait
+
+        sys.exit(wait(sys.argv[2:]))
     # Importing makes many objects and no garbage; looking for it would take a tenth of the start. `run` switches
     # the collector on again once everything stands.
     gc.disable()

@@ -155,6 +155,7 @@ async def _run(resolved: Resolved, logs: Logs) -> int:
         loop.add_signal_handler(number, stop.put_nowait, number)
     loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP: reloading is not supported yet; nothing was changed")
     app = App(resolved, logs)
+    app.runtime.stop = stop.put_nowait
     await app.start()
     gc.collect()
     gc.freeze()  # what lives as long as the process need not be looked at again

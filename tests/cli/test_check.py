@@ -25,7 +25,7 @@ policies:
   critical: {extends: basic}
 services:
   user:
-    url: https://user:3001
+    url: k8s+http://user:3001
     auth: nope
     policy: critcal
   payment:

@@ -58,6 +58,9 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "fallback": service(fallback={"status": 202, "json": {"accepted": True}, "headers": {"x-a": "1"}}),
     "header of a number": service(headers={"set": {"x-version": 2}}),
     "routes": route(timeout="1s", rate_limit="5/s", retry={"max_retries": 0}),
+    "https": service(url="https://h", tls={"server_name": "other"}, upgrade=False, allow_connect=True),
+    "inbound": top(inbound={"listen": "0.0.0.0:4103", "app": "http://127.0.0.1:3003", "protect": []}),
+    "limits": top(limits={"downstream_requests": 5, "downstream_idle_timeout": "1m", "tunnel_idle_timeout": "1h"}),
     "balance": service(balance="round-robin", url=["http://a:1", "http://b:1"]),
 }
 
@@ -69,13 +72,12 @@ def test_accepted(tmp_path: Any, name: str) -> None:
 
 
 LATER: dict[str, dict[str, Any]] = {
-    "inbound": top(inbound={"listen": "0.0.0.0:4103"}),
+    "inbound.protect": top(inbound={"listen": "0.0.0.0:4103", "app": "http://h:1", "protect": ["/**"]}),
     "redis": top(redis={"url": "redis://127.0.0.1:6379/0"}),
     "outbox": top(outbox={"store": "sqlite"}),
     "workers": top(workers=4),
     "observability.tracing": top(observability={"tracing": {"otlp": "http://h"}}),
     "services.user.env": service(env="USER_URL"),
-    "services.user.tls": service(tls={"ca": "/ca.pem"}),
     "services.user.contract": service(contract={"openapi": "x.yaml"}),
     "services.user.health_check": service(health_check={"path": "/health"}),
     "services.user.ejection": service(ejection={"base": "5s"}),
@@ -92,11 +94,11 @@ LATER: dict[str, dict[str, Any]] = {
     "services.user.routes[0].delivery": route(delivery="background"),
     "services.user.routes[0].hedge": route(hedge={"after": "50ms"}),
     "defaults.contract": top(defaults={"contract": {"request": "warn"}}),
-    "policies.p.tls": top(policies={"p": {"tls": {}}}),
+    "inbound.accept": top(inbound={"listen": "0.0.0.0:4103", "app": "http://h:1", "protect": [], "accept": []}),
     "credentials.k.jwt": top(credentials={"k": {"header": "x-k", "value": "s", "jwt": {"alg": "HS256"}}}),
     **{
         f"services.user.url {url}": service(url=url)
-        for url in ("https://h:1", "dns+http://h:1", "dnssrv+http://h", "consul+http://h", "k8s+http://h", "file+/x")
+        for url in ("dns+http://h:1", "dnssrv+http://h", "consul+http://h", "k8s+http://h", "file+/x")
     },
 }
 

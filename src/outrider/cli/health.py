@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import socket
 import sys
 from typing import Any
@@ -16,11 +17,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--address", default="127.0.0.1:4102", help="the telemetry port (default %(default)s)")
     parser.add_argument("--path", default="/readyz", help="what to ask (default %(default)s)")
     options = parser.parse_args(arguments)
-    host, _, port = options.address.rpartition(":")
-    if not host or not port.isdigit():
-        parser.error(f"--address must be HOST:PORT, not {options.address}")
     try:
-        status, text = _ask(host.strip("[]"), int(port), options.path)
+        status, text = ask(options.address, options.path)
+    except ValueError as error:
+        parser.error(f"--address {error}")
     except OSError as error:
         sys.stderr.write(f"outrider: no answer from {options.address}: {error.strerror or error}\n")
         return 1
@@ -28,9 +28,19 @@ def main(arguments: list[str]) -> int:
     return 0 if status == 200 else 1
 
 
-def _ask(host: str, port: int, path: str) -> tuple[int, str]:
-    with socket.create_connection((host, port), timeout=_TIMEOUT) as connection:
-        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+def ask(address: str, path: str, *, method: str = "GET") -> tuple[int, str]:
+    """One request to a control port: `(status, text)`. A token, if the port has one, is taken from
+    OUTRIDER_ADMIN_TOKEN. Raises ValueError for a bad address, OSError for no answer."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f"must be HOST:PORT, not {address}")
+    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close", "X-Outrider: 1"]
+    if method == "POST":
+        lines.append("Content-Length: 0")
+    if token := os.environ.get("OUTRIDER_ADMIN_TOKEN"):
+        lines.append(f"Authorization: Bearer {token}")
+    with socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT) as connection:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode())
         answer = b""
         while piece := connection.recv(65536):
             answer += piece

@@ -11,6 +11,8 @@ _VERBS = {
     "check": "Check a configuration: every problem, with its line and a remedy.",
     "schema": "Print the JSON Schema of the configuration.",
     "health": "Ask a running sidecar whether it is ready.",
+    "wait": "Hold the app back until the sidecar is ready.",
+    "drain": "Finish what is in flight, then stop, as SIGTERM does.",
     "demo": "Show on a small booking system what Outrider does.",
     "version": "Print the version.",
 }

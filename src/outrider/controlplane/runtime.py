@@ -6,7 +6,9 @@ import asyncio
 import hashlib
 import json
 import logging
+import signal
 from collections import Counter
+from collections.abc import Callable
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
@@ -59,6 +61,7 @@ class Runtime:
         )
         self.secrets = Secrets(resolved, self.compiled.credentials)
         self.lag = LoopLag()
+        self.stop: Callable[[signal.Signals], None] = lambda number: None  # as if the process had got this signal
         self.ready = False
         text = json.dumps(resolved.document.values, sort_keys=True, default=str)
         self.config_hash = hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,13 +1,15 @@
-"""The admin port: `/api/v1/status` and `/config`, for people on this machine.
+"""The admin port: `/api/v1/status` and `/config` to look, `/-/drain` and `/-/quit` to stop, for people on this machine.
 
 A browser on the same machine can be made to send requests here (DNS rebinding), so the Host must be one of ours,
-no CORS header is ever sent, and with `admin.token` set every request must carry it.
+no CORS header is ever sent, and with `admin.token` set every request must carry it. What changes something is a POST
+with a header that no page can set across origins.
 """
 
 from __future__ import annotations
 
 import hmac
 import re
+import signal
 from collections.abc import Awaitable, Callable
 from time import monotonic, time
 from typing import Any
@@ -40,7 +42,19 @@ def admin_app(runtime: Runtime) -> web.Application:
             given = request.headers.get("authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(given.encode(), token.encode()):
                 raise web.HTTPUnauthorized(text="unauthorized\n", headers={"www-authenticate": "Bearer"})
+        if request.method == "POST" and not (
+            request.content_type == "application/json" or request.headers.get("x-outrider")
+        ):
+            raise web.HTTPForbidden(text="a POST here needs Content-Type: application/json or X-Outrider: 1\n")
         return await handler(request)
+
+    async def drain(request: web.Request) -> web.Response:
+        runtime.stop(signal.SIGTERM)
+        return web.Response(status=202, text="draining\n")
+
+    async def quit_(request: web.Request) -> web.Response:
+        runtime.stop(signal.SIGINT)
+        return web.Response(status=202, text="stopping\n")
 
     async def status_(request: web.Request) -> web.Response:
         return web.json_response(status(runtime))
@@ -51,6 +65,9 @@ def admin_app(runtime: Runtime) -> web.Application:
     app = web.Application(middlewares=[guard])
     app.router.add_get("/api/v1/status", status_)
     app.router.add_get("/config", config)
+    app.router.add_post("/-/drain", drain)
+    for path in ("/-/quit", "/quitquitquit"):
+        app.router.add_post(path, quit_)
     return app
 
 
