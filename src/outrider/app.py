@@ -7,6 +7,7 @@ import errno
 import gc
 import importlib
 import logging
+import resource
 import signal
 import socket
 import ssl
@@ -126,6 +127,9 @@ class App:
 
 T = TypeVar("T")
 
+# What is not a connection of a call: log, listeners, control ports, files that are read again.
+_OTHER_DESCRIPTORS = 64
+
 # A finished call leaves no reference cycles behind, so the collector finds next to nothing: look less often.
 _GC_THRESHOLD = (20_000, 20, 20)
 
@@ -138,16 +142,36 @@ async def _bound(key: str, address: tuple[str, int], open_: Callable[[], Awaitab
         raise _start_error(key, address, error) from None
 
 
+def allow_descriptors(wanted: int) -> int:
+    """Raise this process's limit of open files as far as `wanted` connections of the app need it and the system
+    allows; returns how many there is room for. Each may need one to a target, and some are for everything else."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * wanted + _OTHER_DESCRIPTORS
+    if soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    room = max(1, (soft - _OTHER_DESCRIPTORS) // 2)
+    if room < wanted:
+        log.warning(
+            "limits.downstream_connections is %d, but the limit of open files (ulimit -n %d) has room for %d",
+            wanted,
+            soft,
+            room,
+        )
+    return room
+
+
 def run(resolved: Resolved) -> int:
     """Run a sidecar until it is told to stop. Returns the exit code; raises StartError."""
     logs = Logs(resolved.config.observability.log.level)
+    room = allow_descriptors(resolved.config.limits.downstream_connections)
     try:
-        return uvloop.run(_run(resolved, logs))
+        return uvloop.run(_run(resolved, logs, room))
     finally:
         logs.close()
 
 
-async def _run(resolved: Resolved, logs: Logs) -> int:
+async def _run(resolved: Resolved, logs: Logs, room: int) -> int:
     began = monotonic()
     loop = asyncio.get_running_loop()
     stop: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -156,6 +180,7 @@ async def _run(resolved: Resolved, logs: Logs) -> int:
     loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP: reloading is not supported yet; nothing was changed")
     app = App(resolved, logs)
     app.runtime.stop = stop.put_nowait
+    app.runtime.proxy.room = room
     await app.start()
     gc.collect()
     gc.freeze()  # what lives as long as the process need not be looked at again

@@ -60,7 +60,7 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "routes": route(timeout="1s", rate_limit="5/s", retry={"max_retries": 0}),
     "https": service(url="https://h", tls={"server_name": "other"}, upgrade=False, allow_connect=True),
     "inbound": top(inbound={"listen": "0.0.0.0:4103", "app": "http://127.0.0.1:3003", "protect": []}),
-    "limits": top(limits={"downstream_requests": 5, "downstream_idle_timeout": "1m", "tunnel_idle_timeout": "1h"}),
+    "more limits": top(limits={"downstream_requests": 5, "downstream_idle_timeout": "1m", "tunnel_idle_timeout": "1h"}),
     "balance": service(balance="round-robin", url=["http://a:1", "http://b:1"]),
 }
 

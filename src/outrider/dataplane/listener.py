@@ -70,18 +70,22 @@ class Door:
 
     def _accept(self) -> None:
         """Take what waits, some at a time."""
+        proxy = self._proxy
         for _ in range(_ACCEPTS_PER_TURN):
+            if len(proxy.connections) + len(self._opening) >= proxy.room:
+                self._pause("the others are for connections to targets")
+                return
             try:
                 accepted, _ = self._bound.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    self._pause(error)
+                    self._pause(str(error.strerror))
                     return
                 continue  # the other side has given up already
             accepted.setblocking(False)
-            opening = self._proxy.loop.create_task(self._open(accepted))
+            opening = proxy.loop.create_task(self._open(accepted))
             self._opening.add(opening)
             opening.add_done_callback(self._opening.discard)
 
@@ -98,16 +102,14 @@ class Door:
         except OSError:
             accepted.close()  # gone before it began
 
-    def _pause(self, error: OSError) -> None:
+    def _pause(self, why: str) -> None:
         """Leave connections where they are for a moment."""
         self._proxy.stats.accept_pauses += 1
         self._proxy.loop.remove_reader(self._bound)
         self._resuming = self._proxy.loop.call_later(_PAUSE, self._resume)
         if not self._complained:
             self._complained = True
-            log.error(
-                "no descriptors left, connections wait: %s; raise the limit of open files (ulimit -n)", error.strerror
-            )
+            log.warning("no descriptors left, connections wait: %s; raise the limit of open files (ulimit -n)", why)
 
     def _resume(self) -> None:
         self._resuming = None

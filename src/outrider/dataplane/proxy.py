@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -80,6 +81,7 @@ class Proxy:
         self.connections: set[Downstream] = set()
         self.known_hosts: set[bytes | None] = set()  # Host values that have been checked
         self.draining = False
+        self.room = sys.maxsize  # connections of the app that descriptors suffice for; others wait to be accepted
         nowhere = Cluster("", (), "least-requests", ClusterStats())
         # The route of requests that reach none: refused before any policy is asked.
         self.no_route = Route(
