@@ -88,14 +88,14 @@ def test_the_configuration_knows_no_plane() -> None:
 def test_the_control_plane_does_not_know_who_starts_it() -> None:
     """Neither the command line nor the composition root."""
     for path in within("controlplane"):
-        assert not planes(path) & {"cli", "app", "__main__"}, name_of(path)
+        assert not planes(path) & {"cli", "app", "supervisor", "ports", "__main__"}, name_of(path)
 
 
 def test_only_the_composition_root_and_the_command_line_start_things() -> None:
-    """Nothing but `cli` and `__main__` imports `app` or `cli`."""
+    """Nothing but `cli` and `__main__` imports `app`, `supervisor` or `cli`."""
     for path in FILES:
-        if not name_of(path).startswith(("cli/", "__main__", "app.py")):
-            assert not planes(path) & {"cli", "app"}, name_of(path)
+        if not name_of(path).startswith(("cli/", "__main__", "app.py", "supervisor.py")):
+            assert not planes(path) & {"cli", "app", "supervisor"}, name_of(path)
 
 
 def test_the_configuration_meets_the_policies_in_one_place() -> None:

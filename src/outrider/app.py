@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
 import importlib
 import logging
 import resource
 import signal
 import socket
-import ssl
-from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -22,9 +21,9 @@ from outrider import __version__
 from outrider.config.resolve import Resolved
 from outrider.controlplane.runtime import Runtime
 from outrider.controlplane.telemetry.logs import Logs
-from outrider.dataplane.listener import Door, Listener
-from outrider.dataplane.routing import Service
-from outrider.errors import EXIT_FAILED, EXIT_OK, StartError
+from outrider.dataplane.listener import Listener
+from outrider.errors import EXIT_FAILED, EXIT_OK
+from outrider.ports import ADMIN, CALLS, INBOUND, TELEMETRY, bind_all, port_key
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -32,16 +31,27 @@ if TYPE_CHECKING:
 log = logging.getLogger("outrider")
 
 
+@dataclass(frozen=True, slots=True)
+class Inherited:
+    """What a worker has from its supervisor: its number, the sockets calls come in on, the path before the names of
+    its control sockets, and a pipe that ends with the supervisor."""
+
+    number: int
+    sockets: dict[str, socket.socket]
+    control: Path
+    alive: int
+
+
 class App:
     """One sidecar in one process. `start` binds everything or nothing; `stop` is idempotent."""
 
-    def __init__(self, resolved: Resolved, logs: Logs | None = None) -> None:
+    def __init__(self, resolved: Resolved, logs: Logs | None = None, inherited: Inherited | None = None) -> None:
         """Must be made inside a running event loop."""
         self.runtime = Runtime(resolved, asyncio.get_running_loop(), logs)
         self.listener = Listener(self.runtime.proxy)
         self.ports: dict[str, int] = {}
         self.accepting_since = 0.0
-        self._reserved: list[socket.socket] = []
+        self._inherited = inherited
         self._runners: list[web.AppRunner] = []
         self._upkeep: list[asyncio.Task[None]] = []
 
@@ -51,34 +61,30 @@ class App:
         Every port is bound before the first call is accepted. The library that serves telemetry and admin takes
         longer to import than everything else together, so it is imported beside the first calls.
         """
-        config = self.runtime.resolved.config
-        try:
-            telemetry = await self._reserve("telemetry.listen", config.telemetry.listen)
-            admin = await self._reserve("admin.listen", config.admin.listen)
-            await self._listen("listen", config.listen)
-            if config.inbound is not None:
-                certificates = self.runtime.compiled.certificates
-                app, context = self.runtime.compiled.app, certificates.server
-                door = await self._listen("inbound.listen", config.inbound.listen, app, context)
-                certificates.on_new_server = door.secure
-            for service, port in self.runtime.compiled.ports:
-                await self._listen(f"services.{service.name}.port", ("127.0.0.1", port), service)
-        except StartError:
-            await self.stop()
-            raise
+        runtime, inherited = self.runtime, self._inherited
+        bound = inherited.sockets if inherited is not None else bind_all(runtime.resolved)
+        self.ports = {key: int(one.getsockname()[1]) for key, one in bound.items()}
+        self.listener.serve(bound[CALLS])
+        for service in runtime.compiled.dedicated:
+            self.listener.serve(bound[port_key(service.name)], service)
+        if runtime.compiled.app is not None:
+            certificates = runtime.compiled.certificates
+            door = self.listener.serve(bound[INBOUND], runtime.compiled.app, certificates.server)
+            certificates.on_new_server = door.secure
         self.accepting_since = monotonic()
         # A thread of its own, gone afterwards: a process with one thread takes no locks.
         with ThreadPoolExecutor(1) as importer:
             loop = asyncio.get_running_loop()
             servers = await loop.run_in_executor(importer, importlib.import_module, "outrider.controlplane.servers")
-        self._runners.append(await servers.serve(servers.telemetry_app(self.runtime), telemetry))
-        self._runners.append(await servers.serve(servers.admin_app(self.runtime), admin))
+        for key, app in ((TELEMETRY, servers.telemetry_app(runtime)), (ADMIN, servers.admin_app(runtime))):
+            where = bound[key] if inherited is None else f"{inherited.control}.{key.partition('.')[0]}"
+            self._runners.append(await servers.serve(app, where))
         self._upkeep = [
-            asyncio.create_task(self.runtime.lag.watch()),
-            asyncio.create_task(self.runtime.secrets.watch()),
-            asyncio.create_task(self.runtime.compiled.certificates.watch()),
+            asyncio.create_task(runtime.lag.watch()),
+            asyncio.create_task(runtime.secrets.watch()),
+            asyncio.create_task(runtime.compiled.certificates.watch()),
         ]
-        self.runtime.ready = True
+        runtime.ready = True
 
     async def stop(self) -> None:
         """Close every port and connection."""
@@ -91,55 +97,15 @@ class App:
         for runner in self._runners:
             await runner.cleanup()
         self._runners.clear()
-        for reserved in self._reserved:
-            reserved.close()
-
-    async def _listen(
-        self,
-        key: str,
-        address: tuple[str, int],
-        service: Service | None = None,
-        tls: ssl.SSLContext | None = None,
-    ) -> Door:
-        host, port = address
-
-        async def open_() -> Door:
-            return self.listener.open(host, port, service, tls)
-
-        door = await _bound(key, address, open_)
-        self.ports[key] = door.port
-        return door
-
-    async def _reserve(self, key: str, address: tuple[str, int]) -> socket.socket:
-        """Bind a port whose server is yet to come; who connects meanwhile waits."""
-
-        async def bind() -> socket.socket:
-            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-            reserved = socket.create_server(address, family=family, backlog=128, reuse_port=False)
-            reserved.setblocking(False)
-            self.ports[key] = int(reserved.getsockname()[1])
-            return reserved
-
-        reserved = await _bound(key, address, bind)
-        self._reserved.append(reserved)
-        return reserved
 
 
-T = TypeVar("T")
-
+# A finished call leaves no reference cycles behind, so the collector finds next to nothing: look less often.
+_GC_THRESHOLD = (20_000, 20, 20)
 # What is not a connection of a call: log, listeners, control ports, files that are read again.
 _OTHER_DESCRIPTORS = 64
 
 # A finished call leaves no reference cycles behind, so the collector finds next to nothing: look less often.
 _GC_THRESHOLD = (20_000, 20, 20)
-
-
-async def _bound(key: str, address: tuple[str, int], open_: Callable[[], Awaitable[T]]) -> T:
-    """Open a port, or say in one line why not."""
-    try:
-        return await open_()
-    except OSError as error:
-        raise _start_error(key, address, error) from None
 
 
 def allow_descriptors(wanted: int) -> int:
@@ -163,24 +129,35 @@ def allow_descriptors(wanted: int) -> int:
 
 def run(resolved: Resolved) -> int:
     """Run a sidecar until it is told to stop. Returns the exit code; raises StartError."""
-    logs = Logs(resolved.config.observability.log.level)
+    return _run_one(resolved, None)
+
+
+def run_worker(resolved: Resolved, inherited: Inherited) -> int:
+    """Run one of several workers; it also stops when its supervisor is gone."""
+    return _run_one(resolved, inherited)
+
+
+def _run_one(resolved: Resolved, inherited: Inherited | None) -> int:
+    logs = Logs(resolved.config.observability.log.level, worker=inherited.number if inherited is not None else None)
     room = allow_descriptors(resolved.config.limits.downstream_connections)
     try:
-        return uvloop.run(_run(resolved, logs, room))
+        return uvloop.run(_run(resolved, logs, room, inherited))
     finally:
         logs.close()
 
 
-async def _run(resolved: Resolved, logs: Logs, room: int) -> int:
+async def _run(resolved: Resolved, logs: Logs, room: int, inherited: Inherited | None) -> int:
     began = monotonic()
     loop = asyncio.get_running_loop()
     stop: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.put_nowait, number)
     loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP: reloading is not supported yet; nothing was changed")
-    app = App(resolved, logs)
+    app = App(resolved, logs, inherited)
     app.runtime.stop = stop.put_nowait
     app.runtime.proxy.room = room
+    if inherited is not None:
+        loop.add_reader(inherited.alive, _orphaned, loop, inherited.alive, stop)
     await app.start()
     gc.collect()
     gc.freeze()  # what lives as long as the process need not be looked at again
@@ -193,6 +170,13 @@ async def _run(resolved: Resolved, logs: Logs, room: int) -> int:
         return await _until_stopped(app, stop)
     finally:
         await app.stop()
+
+
+def _orphaned(loop: asyncio.AbstractEventLoop, alive: int, stop: asyncio.Queue[signal.Signals]) -> None:
+    """The supervisor is gone: nobody would start us again, and a new one wants our ports."""
+    loop.remove_reader(alive)
+    stop.put_nowait(signal.SIGINT)
+    stop.put_nowait(signal.SIGINT)
 
 
 async def _until_stopped(app: App, stop: asyncio.Queue[signal.Signals]) -> int:
@@ -211,17 +195,3 @@ async def _until_stopped(app: App, stop: asyncio.Queue[signal.Signals]) -> int:
     clean = draining.result()
     log.info("stopped" if clean else "stopped at the drain limit", extra={"fields": {"clean": clean}})
     return EXIT_OK if clean else EXIT_FAILED
-
-
-_SAYINGS = {
-    errno.EADDRINUSE: "is already in use by another process",
-    errno.EACCES: "may not be opened by this user",
-    errno.EADDRNOTAVAIL: "is not an address of this machine",
-}
-
-
-def _start_error(key: str, address: tuple[str, int], error: OSError) -> StartError:
-    saying = _SAYINGS.get(error.errno or 0) or (
-        "is not a known host" if isinstance(error, socket.gaierror) else str(error.strerror or error)
-    )
-    return StartError(f"{key}: {address[0]}:{address[1]} {saying}")

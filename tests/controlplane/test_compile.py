@@ -85,7 +85,7 @@ def test_names_and_hosts(tmp_path: Path) -> None:
 def test_dedicated_ports(tmp_path: Path) -> None:
     """A service with a port of its own is listed with it."""
     made = compiled(tmp_path, f"{USER}    port: 3100\n  other: http://h:1")
-    assert made.ports == [(made.table.services[b"user"], 3100)]
+    assert made.dedicated == [made.table.services[b"user"]]
 
 
 def test_first_route_wins(tmp_path: Path) -> None:

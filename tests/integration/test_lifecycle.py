@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import pytest
 
@@ -29,79 +25,7 @@ from tests.integration.harness import (
     response,
     whole_config,
 )
-
-_SOURCE = Path(os.environ.get("OUTRIDER_COMPILED") or Path(__file__).parents[2] / "src")
-
-
-class Process:
-    """`python -m outrider run`, its ports and its log."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.lines: list[dict[str, Any]] = []
-        self.port = self.telemetry = 0
-        self.started_in = 0.0
-        self._reading: asyncio.Task[None] | None = None
-
-    async def ready(self, began: float) -> None:
-        """Wait for the line that says so."""
-        while not self.port:
-            line = await self._line()
-            assert line is not None, f"it ended: {self.lines}"
-            if line["msg"] == "ready":
-                self.started_in = monotonic() - began
-                self.port, self.telemetry = line["ports"]["listen"], line["ports"]["telemetry.listen"]
-        self._reading = asyncio.create_task(self._rest())
-
-    async def _line(self) -> dict[str, Any] | None:
-        assert self.process.stderr is not None
-        text = await self.process.stderr.readline()
-        if not text:
-            return None
-        self.lines.append(json.loads(text))
-        return self.lines[-1]
-
-    async def _rest(self) -> None:
-        while await self._line() is not None:
-            pass
-
-    def signal(self, number: signal.Signals) -> None:
-        self.process.send_signal(number)
-
-    async def exit(self) -> int:
-        """Wait for the end; the exit code."""
-        async with asyncio.timeout(PATIENCE):
-            code = await self.process.wait()
-            assert self._reading is not None
-            await self._reading
-        return code
-
-    def said(self, message: str) -> bool:
-        return any(line["msg"] == message for line in self.lines)
-
-
-@asynccontextmanager
-async def running(folder: Path, text: str) -> AsyncIterator[Process]:
-    """Run the program until the block ends."""
-    file = folder / "outrider.yaml"
-    file.write_text(whole_config(text))
-    began = monotonic()
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "outrider", "run", "-c", str(file),
-        stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(_SOURCE)},
-    )  # fmt: skip
-    one = Process(process)
-    try:
-        async with asyncio.timeout(PATIENCE):
-            await one.ready(began)
-        yield one
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-        if one._reading is not None:
-            await one._reading
+from tests.integration.processes import SOURCE, running
 
 
 class Held:
@@ -222,7 +146,7 @@ async def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
         file.write_text(whole_config(f"listen: 127.0.0.1:{port}\nservices: {{ user: 'http://127.0.0.1:9' }}"))
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "outrider", "run", "-c", str(file),
-            stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(_SOURCE)},
+            stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(SOURCE)},
         )  # fmt: skip
         async with asyncio.timeout(PATIENCE):
             _, text = await process.communicate()

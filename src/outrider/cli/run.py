@@ -24,9 +24,15 @@ def command(
         resolved, warnings = load(paths, services=services, settings=settings)
         for problem in warnings:
             click.echo(problem.render(), err=True)
-        from outrider.app import run  # not before the configuration is known to be sound
+        # Not before the configuration is known to be sound.
+        if resolved.config.workers == 1:
+            from outrider.app import run
 
-        code = run(resolved)
+            code = run(resolved)
+        else:
+            from outrider.supervisor import Supervisor
+
+            code = Supervisor(resolved).run()
     except ConfigError as error:
         for problem in error.problems:
             click.echo(problem.render(), err=True)

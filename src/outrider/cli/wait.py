@@ -38,8 +38,11 @@ def main(arguments: list[str]) -> int:
         parser.error(f"--timeout: {error}")
     if options.shutdown and not command:
         parser.error("--shutdown needs a command: outrider wait --shutdown -- COMMAND")
-    if not until_ready(options.address, timeout):
-        return EXIT_FAILED
+    try:
+        if not until_ready(options.address, timeout):
+            return EXIT_FAILED
+    except ValueError as error:
+        parser.error(f"--address {error}")
     if not command:
         return EXIT_OK
     try:

@@ -464,7 +464,9 @@ class Config(Base):
     """Where the app calls."""
     admin: Admin = Admin()
     telemetry: Telemetry = Telemetry()
-    workers: Annotated[int, _only((1,), "workers")] = 1
+    workers: Annotated[Whole, Field(ge=1, le=64)] = 1
+    """Processes that share the ports, for those who outgrow a core. Rates and concurrency limits are divided among
+    them; breakers and budgets are each one's own."""
     inbound: Inbound | None = None
     """The guard in front of the app."""
     credentials: dict[str, Credential] = {}

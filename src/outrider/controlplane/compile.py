@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -55,7 +56,7 @@ class Compiled:
     routes: list[Route]
     breakers: list[Breaker]
     credentials: dict[str, Credential]
-    ports: list[tuple[Service, int]] = field(default_factory=list)
+    dedicated: list[Service] = field(default_factory=list)  # with a port of their own
     app: Service | None = None  # behind the inbound listener
     certificates: Certificates = field(default_factory=Certificates)
 
@@ -81,7 +82,7 @@ class _Compiler:
             for host in (declared.name, *declared.hosts):
                 out.table.hosts[host.lower().encode()] = service
             if declared.port is not None:
-                out.ports.append((service, declared.port))
+                out.dedicated.append(service)
         out.app = self._app()
         out.noted = frozenset(self._noted)
         return out
@@ -188,7 +189,7 @@ class _Compiler:
             headers=Headers(templates, policy.headers.remove),
             credentials=[self._out.credentials[name] for name in policy.auth],
             rate_limit=shared.once("rate_limit", own, lambda: self._rate_limit(policy)),
-            concurrency=shared.once("max_in_flight", own, lambda: _concurrency(policy)),
+            concurrency=shared.once("max_in_flight", own, lambda: self._concurrency(policy)),
         )
         stamps = into_each_attempt(parts)
         label = declared.name if "circuit_breaker" not in own else f"{declared.name} {name}"
@@ -220,7 +221,13 @@ class _Compiler:
         if key is not None:
             self._noted.add(key)
         unit = {1.0: "s", 60.0: "m", 3600.0: "h"}.get(period, "d")
-        return RateLimit(count, period, limit.burst or max(1, int(count)), key, f"{count:g}/{unit}")
+        burst = math.ceil((limit.burst or max(1, int(count))) / self._config.workers)
+        return RateLimit(count / self._config.workers, period, burst, key, f"{count:g}/{unit}")
+
+    def _concurrency(self, policy: Effective) -> ConcurrencyLimit | None:
+        if not policy.max_in_flight:
+            return None
+        return ConcurrencyLimit(math.ceil(policy.max_in_flight / self._config.workers))
 
     def _retry(self, policy: Effective, own: frozenset[str], shared: _Shared) -> Retry:
         retry = policy.retry
@@ -258,10 +265,6 @@ class _Shared:
         if part not in self._made:
             self._made[part] = make()
         return self._made[part]  # type: ignore[return-value] # what `make` made under the same name
-
-
-def _concurrency(policy: Effective) -> ConcurrencyLimit | None:
-    return ConcurrencyLimit(policy.max_in_flight) if policy.max_in_flight else None
 
 
 def _breaker_settings(breaker: CircuitBreaker, policy: Effective) -> BreakerSettings:

@@ -1,4 +1,4 @@
-"""Bind, accept, drain."""
+"""Accept, drain."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("outrider")
 
-_BACKLOG = 1024
 _ACCEPTS_PER_TURN = 64  # then calls under way get their turn
 # Seconds between looks whether there are descriptors again.
 _PAUSE = 0.1
@@ -123,10 +122,8 @@ class Listener:
         self._proxy = proxy
         self.doors: list[Door] = []
 
-    def open(self, host: str, port: int, dedicated: Service | None = None, tls: ssl.SSLContext | None = None) -> Door:
-        """Bind and accept; for port 0 the system chooses one. Raises OSError."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        bound = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    def serve(self, bound: socket.socket, dedicated: Service | None = None, tls: ssl.SSLContext | None = None) -> Door:
+        """Accept on a listening socket, for all services or for one."""
         door = Door(self._proxy, bound, dedicated, tls)
         self.doors.append(door)
         return door

@@ -17,6 +17,7 @@ from typing import Any
 from aiohttp import web
 
 from outrider import __version__
+from outrider.config.schema import Config
 from outrider.config.source import Document, KeyPath, dotted
 from outrider.controlplane.runtime import Runtime
 from outrider.dataplane.cluster import Cluster
@@ -29,13 +30,13 @@ _USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def admin_app(runtime: Runtime) -> web.Application:
-    """The admin application."""
+def admin_guard(config: Config) -> Any:
+    """Who may ask at all, and who may change something."""
+    token = config.admin.token
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         host = request.host.rpartition(":")[0] if re.search(r":\d+$", request.host) else request.host
-        token = runtime.resolved.config.admin.token
         if token is None and host.lower() not in _OUR_HOSTS:
             raise web.HTTPMisdirectedRequest(text=f"{request.host} is not a name of this admin port\n")
         if token is not None:
@@ -47,6 +48,12 @@ def admin_app(runtime: Runtime) -> web.Application:
         ):
             raise web.HTTPForbidden(text="a POST here needs Content-Type: application/json or X-Outrider: 1\n")
         return await handler(request)
+
+    return guard
+
+
+def admin_app(runtime: Runtime) -> web.Application:
+    """The admin application."""
 
     async def drain(request: web.Request) -> web.Response:
         runtime.stop(signal.SIGTERM)
@@ -62,7 +69,7 @@ def admin_app(runtime: Runtime) -> web.Application:
     async def config(request: web.Request) -> web.Response:
         return web.json_response(redacted(runtime.resolved.document, runtime.resolved.config.observability.redact))
 
-    app = web.Application(middlewares=[guard])
+    app = web.Application(middlewares=[admin_guard(runtime.resolved.config)])
     app.router.add_get("/api/v1/status", status_)
     app.router.add_get("/config", config)
     app.router.add_post("/-/drain", drain)

@@ -23,7 +23,11 @@ _MAX_QUEUED = 10_000
 
 
 class JsonFormatter(logging.Formatter):
-    """`ts`, `level`, `msg`, then whatever the record carries as `fields`."""
+    """`ts`, `level`, `msg`, `worker` if there are several, then whatever the record carries as `fields`."""
+
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._worker = worker
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -31,6 +35,8 @@ class JsonFormatter(logging.Formatter):
             "level": {"WARNING": "warn"}.get(record.levelname, record.levelname.lower()),
             "msg": record.getMessage(),
         }
+        if self._worker is not None:
+            line["worker"] = self._worker
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
@@ -54,14 +60,23 @@ class _DroppingHandler(QueueHandler):
             self.dropped += 1
 
 
+def log_directly(level: str) -> None:
+    """Logging without a thread, for a process that forks and has next to nothing to say."""
+    writer = logging.StreamHandler(sys.stderr)
+    writer.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    root.handlers[:] = [writer]
+    logging.getLogger("outrider").setLevel(level.upper())
+
+
 class Logs:
     """Sets up logging for a process; `close` writes what is still queued."""
 
-    def __init__(self, level: str) -> None:
+    def __init__(self, level: str, worker: int | None = None) -> None:
         lines: queue.Queue[Any] = queue.Queue(_MAX_QUEUED)
         self._handler = _DroppingHandler(lines)
         writer = logging.StreamHandler(sys.stderr)
-        writer.setFormatter(JsonFormatter())
+        writer.setFormatter(JsonFormatter(worker))
         self._listener = QueueListener(lines, writer)
         root = logging.getLogger()
         root.handlers[:] = [self._handler]

@@ -1,0 +1,90 @@
+"""Outrider as a process of its own, as it is run in production."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from tests.integration.harness import PATIENCE, whole_config
+
+SOURCE = Path(os.environ.get("OUTRIDER_COMPILED") or Path(__file__).parents[2] / "src")
+
+
+class Process:
+    """`python -m outrider run`, its ports and its log."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[dict[str, Any]] = []
+        self.port = self.telemetry = self.admin = 0
+        self.started_in = 0.0
+        self.reading: asyncio.Task[None] | None = None
+
+    async def ready(self, began: float) -> None:
+        """Wait for the line that says so."""
+        while not self.port:
+            line = await self._line()
+            assert line is not None, f"it ended: {self.lines}"
+            if line["msg"] == "ready":
+                self.started_in = monotonic() - began
+                self.port, self.telemetry = line["ports"]["listen"], line["ports"]["telemetry.listen"]
+                self.admin = line["ports"]["admin.listen"]
+        self.reading = asyncio.create_task(self._rest())
+
+    async def _line(self) -> dict[str, Any] | None:
+        assert self.process.stderr is not None
+        text = await self.process.stderr.readline()
+        if not text:
+            return None
+        self.lines.append(json.loads(text))
+        return self.lines[-1]
+
+    async def _rest(self) -> None:
+        while await self._line() is not None:
+            pass
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    async def exit(self) -> int:
+        """Wait for the end; the exit code."""
+        async with asyncio.timeout(PATIENCE):
+            code = await self.process.wait()
+            assert self.reading is not None
+            await self.reading
+        return code
+
+    def said(self, message: str) -> bool:
+        return any(line["msg"] == message for line in self.lines)
+
+
+@asynccontextmanager
+async def running(folder: Path, text: str) -> AsyncIterator[Process]:
+    """Run the program until the block ends."""
+    file = folder / "outrider.yaml"
+    file.write_text(whole_config(text))
+    began = monotonic()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "outrider", "run", "-c", str(file),
+        stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+    )  # fmt: skip
+    one = Process(process)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await one.ready(began)
+        yield one
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        if one.reading is not None:
+            await one.reading
