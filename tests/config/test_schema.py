@@ -75,7 +75,6 @@ LATER: dict[str, dict[str, Any]] = {
     "inbound.protect": top(inbound={"listen": "0.0.0.0:4103", "app": "http://h:1", "protect": ["/**"]}),
     "redis": top(redis={"url": "redis://127.0.0.1:6379/0"}),
     "outbox": top(outbox={"store": "sqlite"}),
-    "workers": top(workers=4),
     "observability.tracing": top(observability={"tracing": {"otlp": "http://h"}}),
     "services.user.env": service(env="USER_URL"),
     "services.user.contract": service(contract={"openapi": "x.yaml"}),

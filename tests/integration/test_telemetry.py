@@ -274,12 +274,18 @@ async def test_the_admin_token_is_required(outrider: Outrider) -> None:
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
-async def test_the_admin_port_only_reads(outrider: Outrider, method: str) -> None:
-    """No method changes anything, and no preflight succeeds."""
+async def test_no_other_site_gives_orders(outrider: Outrider, method: str) -> None:
+    """What a page of another site can send changes nothing, and no preflight succeeds."""
     async with outrider("services: { user: 'http://127.0.0.1:9' }") as proxy:
         data = request(method, "/config", b"", "Origin: http://evil.test", "Connection: close", host="127.0.0.1")
         answer = await exchange(proxy.admin, data)
-    assert answer.status == 405
+        order = request(
+            method, "/-/quit", b"", "Origin: http://evil.test", "Content-Type: text/plain", "Connection: close"
+        )
+        order = order.replace(b"app.test", b"127.0.0.1")
+        assert (await exchange(proxy.admin, order)).status in (403, 405)
+        assert not proxy.app.runtime.proxy.draining
+    assert answer.status == (403 if method == "POST" else 405)
     assert "access-control-allow-origin" not in answer.names()
 
 
