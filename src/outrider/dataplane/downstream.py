@@ -442,7 +442,7 @@ class Downstream:
         active, incoming = self._active, self._incoming
         if active is not None and active.body is not None and active is not incoming:
             self._pass_body_on(active, active.body)
-        if incoming is not None and incoming.body is not None and not self._deaf:
+        if incoming is not None and incoming.body is not None and (not self._deaf or incoming.body.complete):
             self._pass_body_on(incoming, incoming.body)
             if not incoming.body.complete and not self._in_head:
                 # Bytes that are not body are chunk extensions or trailers: not passed on, and not without end.

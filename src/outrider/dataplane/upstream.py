@@ -397,7 +397,7 @@ class Upstream:
         status = response.status = self._parser.get_status_code()
         if self._nominated:
             self._remove_nominated(response)
-        if status < 100 or not (self.reused or self._speaks_http_1()):
+        if not 100 <= status < 600 or not (self.reused or self._speaks_http_1()):
             self._fail(Kind.INVALID_RESPONSE, f"the target answered HTTP/{self._parser.get_http_version()} {status}")
         elif (
             self._feed_size > self._endpoint.max_head_bytes and self._head_size() > self._endpoint.max_head_bytes
