@@ -81,10 +81,10 @@ def measured_python() -> str:
     return str(WORK / "venv" / "bin" / "python")
 
 
-def compiled_outrider() -> None:
-    """Install Outrider as it is shipped, from a copy, so that nothing compiled stays behind in the source tree."""
-    stamp = WORK / "venv" / ".built-from"
-    sources = [*(ROOT / "src").rglob("*.py"), ROOT / "pyproject.toml"]
+def compiled_outrider(root: Path = ROOT, venv: Path = WORK / "venv") -> None:
+    """Install the Outrider of a source tree as it is shipped, from a copy, so that nothing compiled stays behind."""
+    stamp = venv / ".built-from"
+    sources = [*(root / "src").rglob("*.py"), root / "pyproject.toml"]
     python = interpreter()
     newest = f"{max(path.stat().st_mtime for path in sources)} {python}"
     if stamp.is_file() and stamp.read_text() == newest:
@@ -92,16 +92,16 @@ def compiled_outrider() -> None:
     print(f"compiling Outrider for {python} (about a minute, once per change)")
     copy = WORK / "copy"
     shutil.rmtree(copy, ignore_errors=True)
-    shutil.rmtree(WORK / "venv", ignore_errors=True)
+    shutil.rmtree(venv, ignore_errors=True)
     copy.mkdir(parents=True)
     for name in ("src", "examples", "config"):
-        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
     for name in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, copy / name)
-    subprocess.run([python, "-m", "venv", str(WORK / "venv")], check=True)
+        shutil.copy(root / name, copy / name)
+    subprocess.run([python, "-m", "venv", str(venv)], check=True)
     environment = os.environ | {"HATCH_BUILD_HOOK_ENABLE_MYPYC": "1"}
-    install = [measured_python(), "-m", "pip", "install", "-qq", "--disable-pip-version-check", str(copy)]
-    subprocess.run(install, check=True, env=environment)
+    pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "-qq", "--disable-pip-version-check"]
+    subprocess.run([*pip, str(copy)], check=True, env=environment)
     shutil.rmtree(copy)
     stamp.write_text(newest)
 
