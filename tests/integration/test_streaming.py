@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -446,6 +447,40 @@ async def test_chunks_are_framed_anew(outrider: Outrider, steps: bool) -> None:
             assert (answer.framing, answer.body) == ("chunked", b"hello world")
             assert not answer.names() & {"x-sum", "trailer", "set-cookie", "content-length"}
     assert target.connections == 1
+
+
+WITH_TRAILERS = (
+    b"HTTP/1.1 200 OK\r\nTrailer: X-Sum, Set-Cookie, Content-Length, Unsent\r\nTransfer-Encoding: chunked\r\n\r\n"
+    b"2\r\nok\r\n0\r\nX-Sum: 42\r\nSet-Cookie: a=b\r\nX-Unannounced: 1\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 1000])
+async def test_trailers_reach_an_app_that_takes_them(outrider: Outrider, steps: int) -> None:
+    """RFC 9110 §6.5.1: announced by the target, asked for by the app, and of a kind that may come late. The target is
+    told that they are welcome."""
+    pieces = [WITH_TRAILERS[at : at + steps] for at in range(0, len(WITH_TRAILERS), steps)]
+    async with Target(in_steps(*pieces, pause=0)) as target, outrider(config(target)) as proxy:
+        async with Client(proxy.port) as client:
+            for _ in range(2):
+                await client.send(get("/user/x", "TE: trailers", "Connection: TE"))
+                head = await client.reader.readuntil(b"\r\n\r\n")
+                assert b"trailer: unsent, x-sum\r\n" in head
+                rest = await client.reader.readuntil(b"0\r\nX-Sum: 42\r\n\r\n")
+                assert re.sub(rb"[^ok]", b"", rest.partition(b"0\r\n")[0]) == b"ok"
+    assert target.seen[0].get("te") == "trailers"
+    assert target.seen[0].get("connection") == "te"
+
+
+@pytest.mark.parametrize("lines", [("TE: trailers",), ("TE: gzip", "Connection: TE"), ()])
+async def test_trailers_are_dropped_for_others(outrider: Outrider, lines: tuple[str, ...]) -> None:
+    """An app that has not asked, or not for this connection, gets an answer without any."""
+    async with Target(raw(WITH_TRAILERS)) as target, outrider(config(target)) as proxy, Client(proxy.port) as client:
+        for _ in range(2):
+            answer = await client.call(get("/user/x", *lines))
+            assert answer.body == b"ok"
+            assert not answer.names() & {"trailer", "x-sum"}
+    assert not target.seen[0].names() & {"te", "connection"}
 
 
 async def test_request_trailers_end_here(outrider: Outrider) -> None:

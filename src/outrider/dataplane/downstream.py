@@ -26,8 +26,8 @@ from outrider.dataplane.tunnel import Tunnel
 from outrider.dataplane.wire import (
     CLOSE,
     KEEP,
-    LAST_CHUNK,
     interim_head,
+    last_chunk,
     relocate,
     reply_bytes,
     status_line,
@@ -191,7 +191,7 @@ class Downstream:
             body = b"".join(response.pieces)
             if body:
                 parts.append(b"%x\r\n%b\r\n" % (len(body), body))
-            parts.append(LAST_CHUNK)
+            parts.append(last_chunk(response))
         else:
             parts += response.pieces
         response.pieces = []
@@ -220,7 +220,7 @@ class Downstream:
             self.write_body(response.pieces)
             response.pieces = []
         if self._chunked_answer:
-            self._transport.write(LAST_CHUNK)
+            self._transport.write(last_chunk(response))
 
     def send_reply(self, call: Call, reply: Reply) -> None:
         """A reply made here. If the request body has not come in yet, the connection ends with it."""
@@ -328,6 +328,8 @@ class Downstream:
             if call.minor and call.method != b"HEAD" and response.status not in _NO_BODY:
                 self._chunked_answer = True
                 parts.append(b"transfer-encoding: chunked\r\n")
+                if response.trailer_names:
+                    parts.append(b"trailer: %b\r\n" % b", ".join(sorted(response.trailer_names)))
         elif response.status == 204:
             parts[1:] = without(parts[1:], frozenset((b"content-length",)))
         parts += (

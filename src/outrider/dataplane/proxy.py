@@ -29,6 +29,7 @@ NOTED = frozenset(
         b"expect",
         b"host",
         b"idempotency-key",
+        b"te",
         b"traceparent",
         b"transfer-encoding",
         b"upgrade",

@@ -156,6 +156,8 @@ def _check_framing(call: Call, noted: dict[bytes, bytes], proxy: Proxy) -> Failu
         if call.length > proxy.limits.body_bytes:
             proxy.stats.reached["body_bytes"] += 1
             return Failure(Kind.BODY_TOO_LARGE, "the request body exceeds limits.body_bytes")
+    if b"te" in noted and call.minor and b"te" in call.nominated:
+        call.trailers = b"trailers" in noted[b"te"].lower()
     if b"expect" in noted and call.minor and (call.chunked or call.length):
         call.expect_continue = noted[b"expect"].strip(_OWS).lower() == b"100-continue"
     return None

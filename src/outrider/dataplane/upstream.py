@@ -21,7 +21,7 @@ import httptools
 from outrider.dataplane.timers import NEVER, Timers
 from outrider.dataplane.tls import refused_our_certificate
 from outrider.dataplane.tunnel import Tunnel
-from outrider.dataplane.wire import RESPONSE_NOTED, nominated_fields, without
+from outrider.dataplane.wire import RESPONSE_NOTED, nominated_fields, trailer_names, without
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import NO_NAMES, Response
 
@@ -527,9 +527,11 @@ class Upstream:
 
     def _note(self, lower: bytes, name: bytes, value: bytes) -> None:
         """Take the facts out of a field that is not simply passed on. The parser has refused conflicting ones."""
-        if self._head_done:
-            return  # a trailer: not passed on
         response = self.response
+        if self._head_done:
+            if lower in response.trailer_names and not response.complete:
+                response.trailers += b"%b: %b\r\n" % (name, value)
+            return
         if lower == b"content-length":
             response.length = int(value)
             response.lines += (name, b": ", value, b"\r\n")
@@ -543,6 +545,9 @@ class Upstream:
             response.chunked = True
         elif lower == b"keep-alive":
             self._learn_idle_limit(value)
+        elif lower == b"trailer":
+            if self.attempt is not None and self.attempt.call.trailers:
+                response.trailer_names = response.trailer_names | trailer_names(value)
         elif lower == b"upgrade":
             response.upgrade = value.strip(b" \t")
         elif lower == b"retry-after":

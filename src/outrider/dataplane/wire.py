@@ -39,7 +39,47 @@ RESPONSE_NOTED: Final = HOP_BY_HOP | frozenset(
 
 _PLAIN_CONNECTION: Final = frozenset((b"keep-alive", b"close"))
 
+# Trailer fields are for what the target can only say at the end; these belong in front, or are nobody's to set there
+# (RFC 9110 §6.5.1).
+_NEVER_TRAILERS: Final = RESPONSE_NOTED | frozenset(
+    (
+        b"age",
+        b"authorization",
+        b"cache-control",
+        b"content-encoding",
+        b"content-range",
+        b"content-type",
+        b"cookie",
+        b"date",
+        b"expires",
+        b"host",
+        b"pragma",
+        b"proxy-status",
+        b"server",
+        b"set-cookie",
+        b"vary",
+        b"via",
+        b"www-authenticate",
+    )
+)
+
+
+def trailer_names(announced: bytes) -> frozenset[bytes]:
+    """Of the names in a `Trailer` field those that may be passed on, lower case."""
+    names = frozenset(name.strip(b" \t").lower() for name in announced.split(b","))
+    return frozenset(name for name in names - _NEVER_TRAILERS if _TOKEN.fullmatch(name))
+
+
+_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+
 LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+def last_chunk(response: Response) -> bytes:
+    """The end of a chunked answer, with its trailers if there are any."""
+    return b"0\r\n%b\r\n" % response.trailers if response.trailers else LAST_CHUNK
+
+
 # How the head of an answer ends.
 CLOSE: Final = b"connection: close\r\n\r\n"
 KEEP: Final = b"\r\n"
@@ -77,6 +117,8 @@ def request_head(call: Call, endpoint: Endpoint, owned: frozenset[bytes], lines:
         parts.append(b"expect: 100-continue\r\n")
     if call.upgrade:
         parts += (b"connection: upgrade\r\nupgrade: ", call.upgrade, b"\r\n")
+    elif call.trailers:
+        parts.append(b"te: trailers\r\nconnection: te\r\n")
     parts += lines
     parts.append(b"via: 1.1 outrider\r\n\r\n" if call.minor else b"via: 1.0 outrider\r\n\r\n")
     return b"".join(parts)

@@ -39,7 +39,8 @@ class Request:
 
     `minor` is the HTTP/1 minor version (0 or 1); `length` the declared body length in bytes (None: none declared);
     `nominated` the field names that `Connection` asked to be removed (RFC 9110 §7.6.1); `noted` the values of the
-    few fields that some part of Outrider reads, by lower-case name; `upgrade` the protocols it asks to switch to,
+    few fields that some part of Outrider reads, by lower-case name; `trailers` says that the
+    app takes trailer fields behind an answer (RFC 9110 §10.1.4); `upgrade` the protocols it asks to switch to,
     if they may be passed on (RFC 9110 §7.8).
     """
 
@@ -54,6 +55,7 @@ class Request:
         "nominated",
         "noted",
         "target",
+        "trailers",
         "upgrade",
     )
 
@@ -68,6 +70,7 @@ class Request:
         self.chunked = False
         self.keep_alive = True
         self.expect_continue = False
+        self.trailers = False
         self.upgrade = b""
 
 
@@ -76,8 +79,9 @@ class Response:
 
     With neither `length` (bytes) nor `chunked` the body ends with the connection. `lines` are the end-to-end fields
     as they will be passed on: name, colon, value, line end; name, colon, ... `location` says where among them the
-    value of `Location` stands (-1: nowhere). `complete` is set with the last body byte. `switches` says that what
-    follows is not HTTP any more but the protocol `upgrade`.
+    value of `Location` stands (-1: nowhere). `complete` is set with the last body byte. `trailers` are the
+    trailer fields that may be passed on, as lines, all of them among `trailer_names`. `switches` says that what follows
+    is not HTTP any more but the protocol `upgrade`.
     """
 
     __slots__ = (
@@ -92,6 +96,8 @@ class Response:
         "retry_after",
         "status",
         "switches",
+        "trailer_names",
+        "trailers",
         "upgrade",
     )
 
@@ -108,3 +114,5 @@ class Response:
         self.retry_after: bytes | None = None
         self.upgrade = b""
         self.switches = False
+        self.trailer_names = NO_NAMES
+        self.trailers = b""
