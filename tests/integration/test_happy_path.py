@@ -224,6 +224,18 @@ async def test_a_base_path_stands_before_every_path(outrider: Outrider) -> None:
     assert answer.get("location") == "/user/next"
 
 
+@pytest.mark.parametrize("path", ["/../admin", "/a/%2e%2E/admin", "/..;x/admin", "/a/..", "/.%2e%2fadmin"])
+async def test_no_path_climbs_out_of_a_base_path(outrider: Outrider, path: str) -> None:
+    """A service bound to a base path is refused dot segments, plain or encoded: some reader would normalise them. In a
+    query, or as part of a name, dots are just dots."""
+    async with Target(plain()) as target:
+        async with outrider(f"services: {{ user: '{target.url}/api/v1' }}") as proxy:
+            assert (await exchange(proxy.port, get(f"/user{path}"))).status == 400
+            assert not target.seen
+            assert (await exchange(proxy.port, get("/user/a..b/.well-known?x=/../y"))).status == 200
+    assert target.seen[0].path == "/api/v1/a..b/.well-known?x=/../y"
+
+
 async def test_headers_can_be_set_and_removed(outrider: Outrider) -> None:
     """The configuration may set headers from what it knows of the call, and take off what the app sent."""
     more = (

@@ -304,3 +304,47 @@ async def test_a_refused_connection_never_reaches_a_target(outrider: Outrider) -
             except BrokenError:
                 pass
     assert [seen.method for seen in target.seen] == ["GET"]
+
+
+async def test_a_connection_is_ended_politely_after_so_many_requests(outrider: Outrider) -> None:
+    """The answer to the last request says so, and nothing that is sent behind it is carried."""
+    limits = "downstream_requests: 3"
+    async with Target(plain()) as target, outrider(config(target, limits=limits)) as proxy:
+        async with Client(proxy.port) as client:
+            last = [(await client.call(get("/user/x"))).get("connection") for _ in range(3)]
+            assert last == [None, None, "close"]
+            assert await client.end() == "eof"
+        assert proxy.app.runtime.proxy.stats.reached["downstream_requests"] == 1
+    assert len(target.seen) == 3
+
+
+async def test_a_connection_that_idles_too_long_is_ended(outrider: Outrider) -> None:
+    """Whether it has carried something or never said a word; a call under way is not idle."""
+    limits = "downstream_idle_timeout: 150ms"
+    script = [plain(), slow(0.4)]
+    async with Target(script) as target, outrider(config(target, limits=limits)) as proxy:
+        async with Client(proxy.port) as used, Client(proxy.port) as fresh, Client(proxy.port) as busy:
+            await used.call(get("/user/x"))
+            await busy.send(get("/user/slow"))
+            assert await used.end() == "eof"
+            assert await fresh.end() == "eof"
+            assert (await busy.answer()).status == 200
+        assert proxy.app.runtime.proxy.stats.reached["downstream_idle_timeout"] >= 2
+
+
+async def test_limits_that_are_met_are_counted(outrider: Outrider) -> None:
+    """`outrider_limit_reached_total` has a series per limit, named as in the configuration."""
+    limits = "headers: 10, header_bytes: 1KiB, body_bytes: 10B, header_timeout: 100ms"
+    too_large = {
+        "headers": get("/user/x", *(f"X-{n}: 1" for n in range(20))),
+        "header_bytes": get("/user/x", "X-A: " + "x" * 2000),
+        "body_bytes": request("POST", "/user/x", b"x" * 11),
+        "header_timeout": b"GET /user/x HT",
+    }
+    async with Target(plain()) as target, outrider(config(target, limits=limits)) as proxy:
+        for data in too_large.values():
+            assert 400 <= (await exchange(proxy.port, data)).status < 500
+        page = await exchange(proxy.telemetry, get("/metrics", host="127.0.0.1"))
+    for limit in too_large:
+        assert f'outrider_limit_reached_total{{limit="{limit}"}} 1.0' in page.body.decode()
+    assert not target.seen

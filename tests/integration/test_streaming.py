@@ -7,6 +7,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
@@ -507,6 +508,40 @@ async def test_an_old_app_gets_no_chunks(outrider: Outrider, steps: bool) -> Non
 
 
 # ---------------------------------------------------------------- pipelining
+
+
+async def test_an_old_app_may_keep_its_connection(outrider: Outrider) -> None:
+    """HTTP/1.0 with `Connection: keep-alive`, as ApacheBench speaks it: told so in every answer, a refusal included."""
+    old = b"GET /user/x HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"
+    async with Target(plain()) as target, outrider(config(target)) as proxy, Client(proxy.port) as client:
+        for data in (old, old.replace(b"/user/", b"/nobody/"), old):
+            answer = await client.call(data)
+            assert answer.get("connection") == "keep-alive"
+            assert answer.framing == "length"
+        await client.send(old.replace(b"Connection: Keep-Alive\r\n", b""))
+        assert (await client.answer()).get("connection") == "close"
+        assert await client.end() == "eof"
+
+
+async def test_an_old_app_is_not_kept_where_a_body_has_no_other_end(outrider: Outrider) -> None:
+    """A chunked answer cannot be passed on as such, so its end is the end of the connection."""
+    old = b"GET /user/x HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+    answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(b"one", b"two")
+    async with Target(raw(answer)) as target, outrider(config(target)) as proxy, Client(proxy.port) as client:
+        got = await client.call(old)
+        assert (got.body, got.get("connection"), got.framing) == (b"onetwo", "close", "close")
+
+
+async def test_an_app_that_waits_for_leave_gets_it(outrider: Outrider) -> None:
+    """RFC 9110 §10.1.1: a target that says nothing must not make the app wait for ever before it sends its body."""
+    async with Target(plain()) as target, outrider(config(target)) as proxy, Client(proxy.port) as client:
+        await client.send(request("POST", "/user/x", None, "Expect: 100-continue", "Content-Length: 3"))
+        began = monotonic()
+        assert b" 100 " in await client.reader.readuntil(b"\r\n\r\n")
+        assert 0.3 < monotonic() - began < 2
+        await client.send(b"abc")
+        assert (await client.answer()).status == 200
+    assert target.bodies() == [b"abc"]
 
 
 async def test_pipelined_calls_are_answered_in_order(outrider: Outrider) -> None:
