@@ -13,10 +13,11 @@ policies/       deadline, context, rate_limit, concurrency, retry (with budget),
                 fallback: one file each
 attempt.py      one try at one endpoint: breaker, balance, connect, stamp, send, wait for the head
 cluster.py      a service's endpoints and the choice among them
-pool.py dial.py an idle connection, or a new one
+pool.py dial.py an idle connection, or a new one; tls.py for https
 wire.py         the head as bytes, and the hop-by-hop rules
 replay.py       the request body, kept for another try up to a limit
 upstream.py     the connection to the target: parses the answer, whose body flows back through downstream.py
+tunnel.py       bytes both ways, once app and target have left HTTP
 drive.py        runs the coroutine of a call from the events it waits for (suspend.py)
 proxy.py        what all connections share; stats.py counts, timers.py bounds every wait, entropy.py makes ids
 """
