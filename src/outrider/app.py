@@ -81,6 +81,7 @@ class App:
             self._runners.append(await servers.serve(app, where))
         self._upkeep = [
             asyncio.create_task(runtime.lag.watch()),
+            asyncio.create_task(runtime.memory.watch(lambda: len(runtime.proxy.connections))),
             asyncio.create_task(runtime.secrets.watch()),
             asyncio.create_task(runtime.compiled.certificates.watch()),
         ]
@@ -101,30 +102,22 @@ class App:
 
 # A finished call leaves no reference cycles behind, so the collector finds next to nothing: look less often.
 _GC_THRESHOLD = (20_000, 20, 20)
-# What is not a connection of a call: log, listeners, control ports, files that are read again.
-_OTHER_DESCRIPTORS = 64
 
 # A finished call leaves no reference cycles behind, so the collector finds next to nothing: look less often.
 _GC_THRESHOLD = (20_000, 20, 20)
 
 
-def allow_descriptors(wanted: int) -> int:
-    """Raise this process's limit of open files as far as `wanted` connections of the app need it and the system
-    allows; returns how many there is room for. Each may need one to a target, and some are for everything else."""
+def allow_descriptors(connections: int) -> int:
+    """Raise this process's limit of open files as far as so many connections of the app, each with one to a target,
+    need it and the system allows; returns the limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 2 * wanted + _OTHER_DESCRIPTORS
+    needed = 2 * connections + 64
     if soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    room = max(1, (soft - _OTHER_DESCRIPTORS) // 2)
-    if room < wanted:
-        log.warning(
-            "limits.downstream_connections is %d, but the limit of open files (ulimit -n %d) has room for %d",
-            wanted,
-            soft,
-            room,
-        )
-    return room
+    if soft < connections * 8 // 7 + 64:
+        log.warning("the limit of open files (ulimit -n %d) is too low for limits.downstream_connections", soft)
+    return soft
 
 
 def run(resolved: Resolved) -> int:
@@ -139,14 +132,14 @@ def run_worker(resolved: Resolved, inherited: Inherited) -> int:
 
 def _run_one(resolved: Resolved, inherited: Inherited | None) -> int:
     logs = Logs(resolved.config.observability.log.level, worker=inherited.number if inherited is not None else None)
-    room = allow_descriptors(resolved.config.limits.downstream_connections)
+    descriptors = allow_descriptors(resolved.config.limits.downstream_connections)
     try:
-        return uvloop.run(_run(resolved, logs, room, inherited))
+        return uvloop.run(_run(resolved, logs, descriptors, inherited))
     finally:
         logs.close()
 
 
-async def _run(resolved: Resolved, logs: Logs, room: int, inherited: Inherited | None) -> int:
+async def _run(resolved: Resolved, logs: Logs, descriptors: int, inherited: Inherited | None) -> int:
     began = monotonic()
     loop = asyncio.get_running_loop()
     stop: asyncio.Queue[signal.Signals] = asyncio.Queue()
@@ -155,7 +148,7 @@ async def _run(resolved: Resolved, logs: Logs, room: int, inherited: Inherited |
     loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP: reloading is not supported yet; nothing was changed")
     app = App(resolved, logs, inherited)
     app.runtime.stop = stop.put_nowait
-    app.runtime.proxy.room = room
+    app.runtime.proxy.descriptors = descriptors
     if inherited is not None:
         loop.add_reader(inherited.alive, _orphaned, loop, inherited.alive, stop)
     await app.start()

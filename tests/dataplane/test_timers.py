@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import heapq
+import weakref
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -257,3 +259,20 @@ def test_nothing_fires_early_and_everything_fires(steps: list[tuple[str, int, fl
             due[index] = when
             timers.arm(waiting, when)
     assert due == [NEVER] * 5
+
+
+def test_what_is_forgotten_is_let_go() -> None:
+    """An entry far in the future keeps nothing in memory that will never be armed again."""
+    clock = Clock()
+    timers = Timers(cast(Any, Loop(clock)), clock)
+    kept = [Waiting() for _ in range(10)]
+    gone = [Waiting() for _ in range(500)]
+    for timed in (*kept, *gone):
+        timers.arm(timed, clock() + 3600)
+    ghosts = [weakref.ref(timed) for timed in gone]
+    while gone:
+        timers.forget(gone.pop())
+    del timed
+    gc.collect()
+    assert sum(ghost() is not None for ghost in ghosts) <= 80
+    assert all(one.wake < NEVER for one in kept)

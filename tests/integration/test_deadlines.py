@@ -260,3 +260,23 @@ async def test_hanging_up_in_the_middle_of_an_upload_closes_the_target(outrider:
         await eventually(lambda: target.closed, "the target's connection closed", within=0.5)
         assert proxy.outcomes() == {"cancelled": 1}
     assert [seen.complete for seen in target.seen] == [False]
+
+
+async def test_hanging_up_on_a_target_that_reads_nothing_is_noticed(outrider: Outrider) -> None:
+    """The upload waits because the target does not read, so nothing is read from the app either; that it left is
+    noticed all the same, long before any timeout."""
+
+    async def read_nothing(exchange: Exchange) -> None:
+        await asyncio.sleep(4)
+        exchange.close()
+
+    text = "limits: {{ body_bytes: 64MiB }}\nservices: {{ user: {{ url: '{}', timeout: 1m, attempt_timeout: 1m }} }}"
+    async with Target(read_nothing) as target, outrider(text.format(target.url)) as proxy:
+        async with Client(proxy.port) as client:
+            client.writer.write(request("POST", "/user/x", None, f"Content-Length: {32 << 20}"))
+            client.writer.write(b"x" * (16 << 20))
+            await eventually(lambda: target.busy, "the call at the target")
+            await asyncio.sleep(0.3)
+            client.reset()
+        await eventually(lambda: not proxy.app.runtime.proxy.in_flight, "the call has ended", within=2.5)
+        assert proxy.outcomes() == {"cancelled": 1}

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import hashlib
 import json
 import logging
+import resource
 import signal
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from time import monotonic, time
 from typing import TYPE_CHECKING
 
@@ -40,6 +43,41 @@ class LoopLag:
             self.seconds = max(0.0, monotonic() - due)
 
 
+class Memory:
+    """Gives memory back after a crowd has gone. The allocator keeps what it got for buffers of a thousand slow readers;
+    that is fast, and a sidecar's memory limit is for the whole pod."""
+
+    _INTERVAL = 2.0
+    _WORTH_IT = 16 << 20  # bytes above the least seen
+
+    def __init__(self) -> None:
+        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc; others give back by themselves
+        self._least = 0
+        self._crowd = 0
+
+    async def watch(self, connections: Callable[[], int]) -> None:
+        """Look again and again, until cancelled."""
+        while self._trim is not None:
+            await asyncio.sleep(self._INTERVAL)
+            self.look(connections(), resident())
+
+    def look(self, connections: int, held: int) -> bool:
+        """Trim if much more is held than was once enough, and most of the crowd has gone."""
+        self._least = min(self._least or held, held)
+        self._crowd = max(self._crowd, connections)
+        if self._trim is None or connections * 2 > self._crowd or held - self._least < self._WORTH_IT:
+            return False
+        self._trim(0)
+        self._crowd = connections
+        self._least = resident()
+        return True
+
+
+def resident() -> int:
+    """Bytes of memory this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 class Runtime:
     """One running sidecar: its configuration, its data plane, and what is known about both."""
 
@@ -61,6 +99,7 @@ class Runtime:
         )
         self.secrets = Secrets(resolved, self.compiled.credentials)
         self.lag = LoopLag()
+        self.memory = Memory()
         self.stop: Callable[[signal.Signals], None] = lambda number: None  # as if the process had got this signal
         self.ready = False
         text = json.dumps(resolved.document.values, sort_keys=True, default=str)

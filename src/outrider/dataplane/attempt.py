@@ -98,6 +98,11 @@ class Attempt:
         return self.answered - self.started
 
     @property
+    def unfinished(self) -> bool:
+        """Whether it has neither an answer nor a failure yet."""
+        return self.result is _NOT_YET
+
+    @property
     def unsent(self) -> bool:
         """Whether provably nothing of the request reached the target."""
         return unsent(self.result)

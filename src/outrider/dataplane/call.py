@@ -130,6 +130,7 @@ async def carry(call: Call) -> None:
             outcome = give_up_on(call, result)
             answer_here(call, result)
     except asyncio.CancelledError:
+        account_for_the_rest(call)
         if call.aborted is None:
             cancelled(call)
             raise
@@ -312,6 +313,15 @@ def cancelled(call: Call) -> None:
     call.label = Kind.CANCELLED.label
     call.status = Kind.CANCELLED.status
     call.note("the app hung up")
+
+
+def account_for_the_rest(call: Call) -> None:
+    """The time of an attempt that was cut short was spent on the target, not by us."""
+    now = monotonic()
+    if call.committed:
+        call.waited = now - call.started - call.paused
+    elif call.attempt is not None and call.attempt.unfinished:
+        call.waited += now - call.attempt.started
 
 
 def describe(call: Call, attempt: Attempt) -> None:

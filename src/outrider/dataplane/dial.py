@@ -6,7 +6,7 @@ import asyncio
 import errno
 import socket
 import ssl
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from outrider.dataplane.tls import why_no_handshake
 from outrider.dataplane.upstream import Upstream
@@ -16,6 +16,8 @@ from outrider.model.units import format_duration
 if TYPE_CHECKING:
     from outrider.dataplane.cluster import Endpoint
     from outrider.dataplane.timers import Timers
+
+T = TypeVar("T")
 
 _UNREACHABLE = frozenset((errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.EHOSTDOWN))
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
@@ -27,17 +29,19 @@ async def dial(endpoint: Endpoint, timers: Timers, timeout: float, raw: bool = F
     loop = asyncio.get_running_loop()
     name = endpoint.name
     tls = endpoint.tls if not raw else None
+    protocol = cast(asyncio.Protocol, Upstream(endpoint, timers, raw))
+    context, expected = (tls.context, tls.server_name) if tls is not None else (None, None)
+    connecting = loop.create_task(
+        loop.create_connection(lambda: protocol, endpoint.host, endpoint.port, ssl=context, server_hostname=expected)
+    )
     try:
-        async with asyncio.timeout(timeout):
-            protocol = cast(asyncio.Protocol, Upstream(endpoint, timers, raw))
-            if tls is None:
-                await loop.create_connection(lambda: protocol, endpoint.host, endpoint.port)
-            else:
-                transport, _ = await loop.create_connection(
-                    lambda: protocol, endpoint.host, endpoint.port, ssl=tls.context, server_hostname=tls.server_name
-                )
-                endpoint.stats.handshakes[tls.made(transport)] += 1
-            connection = cast(Upstream, protocol)
+        transport, _ = await _within(timeout, connecting)
+        if tls is not None:
+            endpoint.stats.handshakes[tls.made(transport)] += 1
+        connection = cast(Upstream, protocol)
+    except asyncio.CancelledError:
+        cast(Upstream, protocol).close()  # it may just have come about
+        raise
     except TimeoutError:
         what = "connection to" if tls is None else "TLS connection with"
         detail = f"no {what} {name} within {format_duration(timeout)}"
@@ -68,3 +72,25 @@ async def dial(endpoint: Endpoint, timers: Timers, timeout: float, raw: bool = F
         return connection
     endpoint.stats.connects[failure.kind.proxy_error] += 1
     return failure
+
+
+async def _within(timeout: float, work: asyncio.Task[T]) -> T:
+    """The result of `work`, or TimeoutError. Loops look at the time before they look at sockets: a loop that is late
+    has to look there once more before it may blame the other side."""
+    try:
+        done, _ = await asyncio.wait((work,), timeout=timeout)
+        if not done:
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        if work.done():
+            return work.result()
+        raise TimeoutError
+    finally:
+        work.cancel()
+        work.add_done_callback(_heard)
+
+
+def _heard(work: asyncio.Task[T]) -> None:
+    """How it ended after all is of no interest any more."""
+    if not work.cancelled():
+        work.exception()

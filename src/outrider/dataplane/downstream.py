@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import socket
 import struct
 from collections import deque
@@ -52,6 +53,8 @@ _LARGEST_READ: Final = 256 * 1024  # of uvloop, which may hold body and what is 
 _CONTINUE_AFTER: Final = 0.5
 _ATTEMPTS: Final = [b"x-outrider-attempts: %d\r\nserver-timing: outrider;dur=" % n for n in range(12)]
 _TENTHS: Final = [b"%d.%d" % divmod(n, 10) for n in range(1000)]
+# Seconds between looks whether an app whose bytes we do not read is still there.
+_LOOK_AFTER: Final = 1.0
 _LF: Final = 0x0A
 _LONGEST_METHOD: Final = 20  # bytes, with room: what the parser may have seen of a request before it reports any
 _OVER_LIMIT: Final = Failure(Kind.OVERLOADED, "limits.downstream_connections is reached", retry_after=1.0)
@@ -470,7 +473,7 @@ class Downstream:
         self._hang_up()
         self.proxy.connections.discard(self)
         self._parser = None  # it holds us, we hold it
-        self.due = NEVER
+        self.proxy.timers.forget(self)
         self._incoming = None
 
     def pause_writing(self) -> None:
@@ -496,13 +499,24 @@ class Downstream:
         elif self._lingering:
             self._linger_on(now)
         elif self._reading_paused:
-            return  # it was we who made it wait; the clock is set again when we read on
+            self._look_whether_it_left(now)  # it was we who made it wait; the clock is set again when we read on
         elif self._in_head or self._starting:
             self.proxy.stats.reached["header_timeout"] += 1
             self._reject(Kind.REQUEST_TIMEOUT, "the request head took longer than limits.header_timeout")
             self._carry_next()
         else:
             self._body_or_nothing_came(now)
+
+    def _look_whether_it_left(self, now: float) -> None:
+        """While we do not read, nobody tells us that the app has gone: ask the kernel."""
+        sock = self._transport.get_extra_info("socket")
+        poller = select.poll()
+        poller.register(sock.fileno(), select.POLLRDHUP)
+        if poller.poll(0):
+            self._hang_up()
+            self._transport.abort()
+        else:
+            self.proxy.timers.arm(self, now + _LOOK_AFTER)
 
     def _body_or_nothing_came(self, now: float) -> None:
         """The app is silent: it waits for leave to send its body, has stopped sending it, or has nothing to say."""
@@ -713,7 +727,7 @@ class Downstream:
             else:
                 self._transport.resume_reading()
                 self._head_since = monotonic()  # what we made wait is not the app's slowness
-                self._watch_the_clock()
+            self._watch_the_clock()
 
     def _watch_the_clock(self) -> None:
         """Set the time by which the app must have sent more."""
@@ -721,7 +735,9 @@ class Downstream:
         call = self._incoming
         if self._lingering or call is None:
             return
-        if self._in_head:
+        if self._reading_paused:
+            self.proxy.timers.arm(self, monotonic() + _LOOK_AFTER)
+        elif self._in_head:
             self.proxy.timers.arm(self, self._head_since + limits.header_timeout)
         elif call.body is None or call.body.complete or self._deaf:
             self.proxy.timers.arm(self, call.started + self._idle)

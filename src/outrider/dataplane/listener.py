@@ -70,10 +70,11 @@ class Door:
     def _accept(self) -> None:
         """Take what waits, some at a time."""
         proxy = self._proxy
-        for _ in range(_ACCEPTS_PER_TURN):
-            if len(proxy.connections) + len(self._opening) >= proxy.room:
-                self._pause("the others are for connections to targets")
-                return
+        room = proxy.room() - len(self._opening)
+        if room <= 0:
+            self._pause("the others are for connections to targets")
+            return
+        for _ in range(min(room, _ACCEPTS_PER_TURN)):
             try:
                 accepted, _ = self._bound.accept()
             except (BlockingIOError, InterruptedError):

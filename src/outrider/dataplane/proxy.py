@@ -40,6 +40,10 @@ NOTED = frozenset(
 )
 
 
+# What is not a connection of a call: log, listeners, control ports, files that are read again.
+_OTHER_DESCRIPTORS = 64
+
+
 @dataclass(slots=True, frozen=True)
 class Limits:
     """Bounds on what the app may send. Sizes in bytes, times in seconds."""
@@ -82,7 +86,7 @@ class Proxy:
         self.connections: set[Downstream] = set()
         self.known_hosts: set[bytes | None] = set()  # Host values that have been checked
         self.draining = False
-        self.room = sys.maxsize  # connections of the app that descriptors suffice for; others wait to be accepted
+        self.descriptors = sys.maxsize  # that this process may have
         nowhere = Cluster("", (), "least-requests", ClusterStats())
         # The route of requests that reach none: refused before any policy is asked.
         self.no_route = Route(
@@ -97,6 +101,12 @@ class Proxy:
             attempt_timeout=NEVER,
             connect_timeout=NEVER,
         )
+
+    def room(self) -> int:
+        """How many more connections can be accepted before descriptors might not suffice for those to targets."""
+        to_targets = sum(e.pool.open for s in self.table.services.values() for e in s.default.cluster.endpoints)
+        reserve = max(_OTHER_DESCRIPTORS, self.descriptors // 8)
+        return self.descriptors - reserve - to_targets - len(self.connections)
 
     @property
     def in_flight(self) -> int:

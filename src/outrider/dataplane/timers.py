@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Final, Protocol
 
 NEVER: Final = float("inf")
+_MIN_STALE: Final = 64
 
 
 class Timed(Protocol):
@@ -36,12 +37,24 @@ class Timers:
         self._sequence = 0
         self._handle: TimerHandle | None = None
         self._next = NEVER
+        self._stale = 0  # entries of what has been forgotten
 
     def arm(self, timed: Timed, when: float) -> None:
         """Call `timed.expired` soon after `when`. To disarm, set `timed.due = NEVER`."""
         timed.due = when
         if when < timed.wake:
             self._push(timed, when)
+
+    def forget(self, timed: Timed) -> None:
+        """Let go of something that will not be armed again: its entry would keep it in memory until it comes up."""
+        timed.due = NEVER
+        if timed.wake < NEVER:
+            timed.wake = NEVER
+            self._stale += 1
+            if self._stale > _MIN_STALE and self._stale * 2 > len(self._heap):
+                self._stale = 0
+                self._heap = [entry for entry in self._heap if entry[0] == entry[2].wake]
+                heapq.heapify(self._heap)
 
     def close(self) -> None:
         """Drop every timer."""
@@ -66,12 +79,13 @@ class Timers:
         self._handle = None
         self._next = NEVER
         now = self._clock()
-        heap = self._heap
+        heap = self._heap  # nobody is told, so nothing is forgotten, before the end of this loop
         due: list[Timed] = []  # taken out first: what is armed meanwhile, even for the past, waits for the next time
         while heap and heap[0][0] <= now:
             entry, _, timed = heapq.heappop(heap)
             if entry != timed.wake:
-                continue  # an older entry of something that was armed for earlier since
+                self._stale = max(0, self._stale - 1)
+                continue  # of something forgotten, or armed for earlier since
             timed.wake = NEVER
             if timed.due <= now:
                 due.append(timed)

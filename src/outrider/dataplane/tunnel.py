@@ -116,7 +116,7 @@ class Tunnel:
             return
         self.over = True
         self.reason = reason
-        self.due = NEVER
+        self._timers.forget(self)
         self._target.leave()
         self._app.leave()
         self._wake_call()

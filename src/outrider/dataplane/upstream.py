@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _BEGINNING: Final = b"HTTP/1."
 # The parser takes these for HTTP. Only looked for behind an informational answer; elsewhere the beginning is compared.
 _OTHER_PROTOCOL: Final = re.compile(rb"\r\n\r\n[\r\n]*(?:RTSP|ICE)/")
+# Seconds by which an answer that waits in the kernel may be read too late, when the event loop is busy.
+_OUR_LATENESS: Final = 0.25
 _NO_ANSWER: Final = {
     Kind.DEADLINE: "the call's timeout passed before the target answered",
     Kind.ATTEMPT_TIMEOUT: "the target did not answer within attempt_timeout",
@@ -344,7 +346,7 @@ class Upstream:
                 self._settle()
         else:
             self._broken("reset the connection" if exc else "closed the connection")
-        self.due = NEVER
+        self._timers.forget(self)
         self._parser = self._poll = None  # the parser holds us, we hold it
 
     def pause_writing(self) -> None:
@@ -365,6 +367,9 @@ class Upstream:
         if attempt is None:
             self.close()
         elif not self._head_done:
+            if now < attempt.due + _OUR_LATENESS and not self._reading_paused and self.disturbed():
+                self._timers.arm(self, now + _OUR_LATENESS / 10)  # the answer is here: it is we who are late
+                return
             kind = Kind.DEADLINE if now >= attempt.call.deadline else Kind.ATTEMPT_TIMEOUT
             self._fail(kind, _NO_ANSWER[kind])
             self._settle()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from collections.abc import Iterable, Iterator
 
@@ -46,6 +47,8 @@ class OutriderCollector(Collector):
         build = ((__version__, platform.python_version()), 1)
         yield _gauge("outrider_build_info", "The running version", ["version", "python"], [build])
         yield _gauge("outrider_config_info", "The running configuration", ["hash"], [((runtime.config_hash,), 1)])
+        tasks = [((), len(asyncio.all_tasks(runtime.proxy.loop)))]
+        yield _gauge("outrider_asyncio_tasks", "Tasks of the event loop", [], tasks)
         yield _gauge("outrider_event_loop_lag_seconds", "How late the event loop is", [], [((), runtime.lag.seconds)])
         connections = [((), len(runtime.proxy.connections))]
         yield _gauge("outrider_downstream_connections", "Connections from the app", [], connections)
