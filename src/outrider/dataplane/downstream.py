@@ -21,7 +21,7 @@ import httptools
 from outrider.dataplane.call import Call, answer_here, carry
 from outrider.dataplane.drive import Drive
 from outrider.dataplane.replay import RequestBody
-from outrider.dataplane.request_head import climbs, read_head, wanted_upgrade
+from outrider.dataplane.request_head import climbs, names_other_protocol, read_head, wanted_upgrade
 from outrider.dataplane.timers import NEVER
 from outrider.dataplane.tunnel import Tunnel
 from outrider.dataplane.wire import (
@@ -55,8 +55,6 @@ _ATTEMPTS: Final = [b"x-outrider-attempts: %d\r\nserver-timing: outrider;dur=" %
 _TENTHS: Final = [b"%d.%d" % divmod(n, 10) for n in range(1000)]
 # Seconds between looks whether an app whose bytes we do not read is still there.
 _LOOK_AFTER: Final = 1.0
-_LF: Final = 0x0A
-_LONGEST_METHOD: Final = 20  # bytes, with room: what the parser may have seen of a request before it reports any
 _OVER_LIMIT: Final = Failure(Kind.OVERLOADED, "limits.downstream_connections is reached", retry_after=1.0)
 
 
@@ -98,6 +96,7 @@ class Downstream:
         "_transport",
         "_tunnel",
         "_upgrading",
+        "_whole",
         "due",
         "proxy",
         "resume_call",
@@ -116,7 +115,8 @@ class Downstream:
         self._head_bytes = 0  # of feeds after the one in which the head began
         self._feed = b""  # what the parser is being fed
         self._feed_size = 0
-        self._line = b""  # what may be the beginning of the next request line
+        self._line = b""  # the earlier pieces of a head that came in several
+        self._whole = True  # nothing has come since the end of a message
         self._idle = proxy.limits.downstream_idle_timeout
         self._served = 0  # requests so far
         self._stray_bytes = 0  # since the last byte of body
@@ -249,6 +249,7 @@ class Downstream:
         """Break the answer off so that nobody can take it for complete: reset instead of an orderly close."""
         self._close_after = True
         self._deaf = True
+        self._queue.clear()  # nobody would hear the answers
         sock = self._transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -264,7 +265,7 @@ class Downstream:
 
     def switch(self, call: Call, response: Response, tunnel: Tunnel) -> None:
         """Tell the app that the target has switched protocols, and leave HTTP."""
-        parts = [status_line(response), *response.lines]
+        parts = [status_line(response), *without(response.lines, frozenset((b"content-length",)))]
         if response.upgrade:
             parts += (b"connection: upgrade\r\nupgrade: ", response.upgrade, b"\r\n")
         parts += (b"\r\n", *response.pieces)
@@ -407,7 +408,7 @@ class Downstream:
         self._feed_size = len(data)
         if self._in_head:
             self._head_bytes += self._feed_size
-        before = self._incoming
+        self._whole = False
         behind_upgrade: int | None = None
         try:
             self._parser.feed_data(data)
@@ -425,25 +426,20 @@ class Downstream:
         incoming = self._incoming
         if self._in_head or self._queue or (incoming is not None and incoming.body is not None):
             self._after_part_of_a_message(data)
-        elif incoming is before or data[-1] != _LF:
-            self._line = (self._line + data)[-_LONGEST_METHOD:]
-            if not self._starting:
-                self._starting = True  # the beginning of a method, or empty lines: a head is on its way
-                self.proxy.timers.arm(self, monotonic() + self.proxy.limits.header_timeout)
-        elif incoming is not None:
+        elif self._whole and incoming is not None:
             self.due = due = incoming.started + self._idle
             if due < self.wake:
                 self.proxy.timers.arm(self, due)
+        else:
+            self._await_head()
 
     def _after_part_of_a_message(self, data: bytes) -> None:
         """Something other than whole small requests came: bound it, pass it on, watch the clock."""
-        if not self._in_head:
-            self._line = data[-_LONGEST_METHOD:]
-        elif self._head_bytes > self.proxy.limits.header_bytes:
-            self.proxy.stats.reached["header_bytes"] += 1
-            self._reject(Kind.HEAD_TOO_LARGE, "the request head exceeds limits.header_bytes")
-        elif self._head_bytes == 0 or (self._incoming is not None and not self._incoming.fields):
-            self._line += data  # up to the first field at least
+        if self._in_head:
+            self._line += data
+            if self._head_bytes > self.proxy.limits.header_bytes:
+                self.proxy.stats.reached["header_bytes"] += 1
+                self._reject(Kind.HEAD_TOO_LARGE, "the request head exceeds limits.header_bytes")
         active, incoming = self._active, self._incoming
         if active is not None and active.body is not None and active is not incoming:
             self._pass_body_on(active, active.body)
@@ -539,6 +535,9 @@ class Downstream:
 
     # ---------------------------------------------------------------- parser callbacks: they only record
 
+    def on_message_begin(self) -> None:
+        self._whole = False
+
     def on_url(self, url: bytes) -> None:
         if self._in_head:
             assert self._incoming is not None
@@ -567,7 +566,8 @@ class Downstream:
         failure = read_head(call, self._parser.get_http_version(), self.proxy, may_be_large)
         self._upgrading = (b"upgrade" in call.noted or call.method == b"CONNECT") and self._parser.should_upgrade()
         self._served += 1
-        if call.method + b" " + call.target + b" HTTP/1." not in self._line + self._feed and failure is None:
+        head = self._line + self._feed
+        if (b" RTSP/" in head or b" ICE/" in head) and failure is None and names_other_protocol(call.target, head):
             failure = Failure(Kind.BAD_REQUEST, "the request line is not one of HTTP/1.1")
         self._line = b""
         if call.method == b"CONNECT":
@@ -604,6 +604,7 @@ class Downstream:
                 self._oversize = True
 
     def on_message_complete(self) -> None:
+        self._whole = True
         call = self._incoming
         if call is not None and call.body is not None and not self._upgrading:
             call.body.finish()
@@ -729,6 +730,12 @@ class Downstream:
                 self._head_since = monotonic()  # what we made wait is not the app's slowness
             self._watch_the_clock()
 
+    def _await_head(self) -> None:
+        """The beginning of a method, or empty lines: a head is on its way, and must not take for ever."""
+        if not self._starting:
+            self._starting = True
+            self.proxy.timers.arm(self, monotonic() + self.proxy.limits.header_timeout)
+
     def _watch_the_clock(self) -> None:
         """Set the time by which the app must have sent more."""
         limits = self.proxy.limits
@@ -740,7 +747,10 @@ class Downstream:
         elif self._in_head:
             self.proxy.timers.arm(self, self._head_since + limits.header_timeout)
         elif call.body is None or call.body.complete or self._deaf:
-            self.proxy.timers.arm(self, call.started + self._idle)
+            if self._whole or self._deaf:
+                self.proxy.timers.arm(self, call.started + self._idle)
+            else:
+                self._await_head()
         elif call.expect_continue and not call.continued and not call.body.size:
             self.proxy.timers.arm(self, monotonic() + min(_CONTINUE_AFTER, limits.body_idle_timeout))
         else:

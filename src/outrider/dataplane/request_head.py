@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 # name only the unreserved characters: commas and the like stand in no name that resolves, only in attacks.
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?")
 _ABSOLUTE: Final = re.compile(rb"http://([^/?#@]+)(?:[/?]|$)", re.IGNORECASE)
-# A dot segment, also percent-encoded or with a parameter: what a reader who normalises would climb by.
-_CLIMBS: Final = re.compile(rb"/(?:\.|%2[eE]){1,2}(?:[/\\;]|%2[fF]|%5[cC]|$)")
+# A dot segment, also percent-encoded, with other separators, a parameter, or what some readers strip behind it: what
+# one who normalises would climb by.
+_CLIMBS: Final = re.compile(rb"(?:[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?:[/\\;]|%2f|%5c|%3b|%00|%09|%20|$)", re.IGNORECASE)
 # What may be asked for in `Upgrade` (RFC 9110 §7.8), and what is never passed on: it would take the connection to
 # a protocol that carries requests of its own, past every policy.
 _PROTOCOLS: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
@@ -71,6 +72,11 @@ def read_head(call: Call, version: str, proxy: Proxy, may_be_large: bool) -> Fai
 def climbs(path: bytes) -> bool:
     """Whether a path has dot segments, plain or encoded: somebody who normalises would read another path."""
     return _CLIMBS.search(path.partition(b"?")[0]) is not None
+
+
+def names_other_protocol(target: bytes, head: bytes) -> bool:
+    """Whether a request line says RTSP or ICE, which the parser takes for HTTP. `head` is what it was read from."""
+    return re.search(re.escape(target) + rb" +(?:RTSP|ICE)/", head) is not None
 
 
 def wanted_upgrade(call: Call) -> bytes:
@@ -138,7 +144,7 @@ def _check_framing(call: Call, noted: dict[bytes, bytes], proxy: Proxy) -> Failu
         options = connection.lower()
         if b"close" in options:
             call.keep_alive = False
-        elif not call.minor and b"keep-alive" in options and call.target.startswith(b"/"):
+        elif not call.minor and b"keep-alive" in _tokens(options) and call.target.startswith(b"/"):
             call.keep_alive = True  # asked for by HTTP/1.0; a forward proxy must not (RFC 9112 §9.3)
     length = noted.get(b"content-length")
     coding = noted.get(b"transfer-encoding")
@@ -157,10 +163,14 @@ def _check_framing(call: Call, noted: dict[bytes, bytes], proxy: Proxy) -> Failu
             proxy.stats.reached["body_bytes"] += 1
             return Failure(Kind.BODY_TOO_LARGE, "the request body exceeds limits.body_bytes")
     if b"te" in noted and call.minor and b"te" in call.nominated:
-        call.trailers = b"trailers" in noted[b"te"].lower()
+        call.trailers = b"trailers" in _tokens(noted[b"te"].lower())
     if b"expect" in noted and call.minor and (call.chunked or call.length):
         call.expect_continue = noted[b"expect"].strip(_OWS).lower() == b"100-continue"
     return None
+
+
+def _tokens(value: bytes) -> list[bytes]:
+    return [one.strip(_OWS) for one in value.split(b",")]
 
 
 def _size(call: Call) -> int:

@@ -9,7 +9,6 @@ flows from this connection to the app's without waking anyone.
 
 from __future__ import annotations
 
-import re
 import select
 from asyncio import Transport
 from collections.abc import Callable
@@ -30,9 +29,10 @@ if TYPE_CHECKING:
     from outrider.dataplane.cluster import Endpoint
     from outrider.dataplane.replay import RequestBody
 
+# The parser would also take RTSP/1.0 and ICE/1.0.
 _BEGINNING: Final = b"HTTP/1."
-# The parser takes these for HTTP. Only looked for behind an informational answer; elsewhere the beginning is compared.
-_OTHER_PROTOCOL: Final = re.compile(rb"\r\n\r\n[\r\n]*(?:RTSP|ICE)/")
+_ONE: Final = 0x31  # the first digit of a status like 103, at this place:
+_STATUS_AT: Final = 9
 # Seconds by which an answer that waits in the kernel may be read too late, when the event loop is busy.
 _OUR_LATENESS: Final = 0.25
 _NO_ANSWER: Final = {
@@ -76,6 +76,7 @@ class Upstream:
         "_poll",
         "_reading_paused",
         "_received",
+        "_seam",
         "_sink",
         "_stale_parser",
         "_stray_bytes",
@@ -119,6 +120,7 @@ class Upstream:
         self.write_paused = False
         self._received = False  # whether any byte of an answer has come
         self._begun = False  # whether a head is under way
+        self._seam = b""  # the end of its latest piece
         self._head_done = False
         self._feed_size = 0
         self._head_bytes = 0
@@ -145,6 +147,7 @@ class Upstream:
         self.settled = self._received = self._begun = self._head_done = self._closing = False
         self._nominated = NO_NAMES
         self._head_bytes = self._stray_bytes = 0
+        self._seam = b""
         self.due = due
         if due < self.wake:
             self._timers.arm(self, due)
@@ -294,21 +297,12 @@ class Upstream:
             return
         self._received = True
         self._feed_size = len(data)
-        if not self._begun and data[:7] != _BEGINNING[: len(data)]:
-            self._fail(Kind.INVALID_RESPONSE, "the target's answer is not HTTP/1.1")
-            self._settle()
-            return
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            self._switched(data[upgrade.args[0] :])
-        except httptools.HttpParserError as error:
-            if self.response.complete:
-                self._clean = False
-            else:
-                self._fail(Kind.INVALID_RESPONSE, f"the target's answer is not valid HTTP: {error}")
+        if self._head_done or (not self._begun and len(data) > _STATUS_AT and data[_STATUS_AT] != _ONE):
+            self._feed(data, data)
+        else:
+            self._feed_head_by_head(data)
         if self._interims:
-            self._pass_interims(attempt, data)
+            self._pass_interims(attempt)
         response = self.response
         if self._stale_parser and self.alive:
             self._stale_parser = False
@@ -440,6 +434,39 @@ class Upstream:
         if response.chunked and self._parser.get_http_version() == "1.0":
             response.keep_alive = False  # who frames like that may mean something else by it (RFC 9112 §6.1)
 
+    # ---------------------------------------------------------------- feeding the parser
+
+    def _feed(self, piece: bytes, rest: bytes) -> None:
+        """Give the parser a piece, with which `rest` begins."""
+        if not self._begun and not self._head_done and piece[:7] != _BEGINNING[: len(piece)]:
+            self._fail(Kind.INVALID_RESPONSE, "the target's answer is not HTTP/1.1")
+            return
+        try:
+            self._parser.feed_data(piece)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._switched(rest[upgrade.args[0] :])
+        except httptools.HttpParserError as error:
+            if self.response.complete:
+                self._clean = False
+            else:
+                self._fail(Kind.INVALID_RESPONSE, f"the target's answer is not valid HTTP: {error}")
+
+    def _feed_head_by_head(self, data: bytes) -> None:
+        """Informational answers may come, or a head comes in pieces: feed one head at a time, so that the beginning of
+        each can be looked at."""
+        while data and self.failure is None and not self.response.complete:
+            if self._head_done:
+                self._feed(data, data)
+                return
+            seam = self._seam
+            found = (seam + data).find(b"\r\n\r\n")
+            piece = data if found < 0 else data[: found + 4 - len(seam)]
+            self._seam = (seam + piece)[-3:] if found < 0 else b""
+            rest, data = data, data[len(piece) :]
+            self._feed(piece, rest)
+        if data and not self.response.switches:
+            self._clean = False  # bytes behind a whole answer
+
     # ---------------------------------------------------------------- what happens after a feed
 
     def _partial(self, data: bytes) -> None:
@@ -536,6 +563,8 @@ class Upstream:
         if self._head_done:
             if lower in response.trailer_names and not response.complete:
                 response.trailers += b"%b: %b\r\n" % (name, value)
+                if len(response.trailers) > self._endpoint.max_head_bytes:
+                    self._too_large()
             return
         if lower == b"content-length":
             response.length = int(value)
@@ -545,7 +574,7 @@ class Upstream:
             self._closing = self._closing or b"close" in value.lower()
         elif lower == b"transfer-encoding":
             # Passing on a transfer coding that we take out of the head would garble the body.
-            if value.lower() != b"chunked" or response.chunked:
+            if value.strip(b" \t").lower() != b"chunked" or response.chunked:
                 self._fail(Kind.INVALID_RESPONSE, f"the target used the transfer coding {value.decode('latin-1')}")
             response.chunked = True
         elif lower == b"keep-alive":
@@ -565,6 +594,7 @@ class Upstream:
     def _remove_nominated(self, response: Response) -> None:
         """Take out what `Connection` names; not the framing, which is not the target's to take away."""
         response.lines = without(response.lines, self._nominated - {b"content-length"})
+        response.trailer_names = response.trailer_names - self._nominated
         self._nominated = NO_NAMES
         if response.location >= 0:
             names = [name.lower() for name in response.lines[::4]]
@@ -577,12 +607,9 @@ class Upstream:
             if name == b"timeout" and seconds.isdigit():
                 self.idle_limit = min(self._endpoint.idle_timeout, max(0.0, int(seconds[:6]) - 1.0))
 
-    def _pass_interims(self, attempt: Attempt, data: bytes) -> None:
+    def _pass_interims(self, attempt: Attempt) -> None:
         """1xx answers go to the app as they come; for 101 see `_switched`."""
         interims, self._interims = self._interims, []
-        if _OTHER_PROTOCOL.search(data):
-            self._fail(Kind.INVALID_RESPONSE, "the target's answer is not HTTP/1.1")
-            return
         for interim in interims:
             if interim.status != 101:
                 attempt.call.downstream.write_interim(interim)
@@ -594,7 +621,13 @@ class Upstream:
         may be switched to, and only by a request that asked (RFC 9110 §7.8)."""
         attempt = self.attempt
         interim = self._interims[-1] if self._interims else None
-        if attempt is None or interim is None or interim.status != 101 or self.failure is not None:
+        if (
+            attempt is None
+            or interim is None
+            or interim.status != 101
+            or self.failure is not None
+            or self._parser.get_http_version() != "1.1"
+        ):
             self._fail(Kind.INVALID_RESPONSE, "the target switched protocols without being asked")
             return
         asked = [one.strip().lower() for one in attempt.call.upgrade.split(b",")]
