@@ -69,7 +69,7 @@ def running(peer: Peer, folder: Path, target: int, *, short: bool = False) -> It
     place.mkdir(parents=True)
     port = free_port()
     command = peer.command(peer.program, Setup(place, port, target, short))
-    environment = os.environ | {"PYTHONPATH": str(_ROOT / "src")}
+    environment = os.environ | {"PYTHONPATH": os.environ.get("OUTRIDER_COMPILED") or str(_ROOT / "src")}
     with (place / "output").open("ab") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, cwd=place, env=environment)
     try:
