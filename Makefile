@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test lint bench docs schema clean
+.PHONY: help demo test lint bench chaos docs schema clean
 
 help: ## Show the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -19,6 +19,9 @@ lint: $(VENV)/.tools ## Style and types, strictly
 
 bench: $(VENV)/.tools ## Compare with Envoy, HAProxy and nginx in one run; writes bench/results.md
 	@$(BIN)/python bench/setup.py && $(BIN)/python bench/run.py
+
+chaos: $(VENV)/.tools ## Under faults, beside Envoy; writes bench/chaos/results.md and results.svg
+	@$(BIN)/python -m bench.chaos --compiled
 
 docs: $(VENV)/.installed ## Write what is generated: config/outrider.schema.json
 	@$(BIN)/outrider schema > config/outrider.schema.json

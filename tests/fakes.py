@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 from outrider.dataplane.attempt import Attempt
 from outrider.dataplane.call import Call
 from outrider.dataplane.cluster import Cluster, Endpoint
+from outrider.dataplane.ejection import Ejection
 from outrider.dataplane.policies.retry import Retry
 from outrider.dataplane.replay import RequestBody
 from outrider.dataplane.routing import Route
@@ -14,6 +16,41 @@ from outrider.dataplane.stats import ClusterStats, RouteStats
 from outrider.dataplane.timers import NEVER
 from outrider.model.failure import Failure
 from outrider.model.messages import Response
+
+
+class Downstream:
+    """The app's connection, as calls and attempts know it: counts how often it was woken."""
+
+    def __init__(self) -> None:
+        self.woken = 0
+
+    def resume_call(self) -> None:
+        self.woken += 1
+
+
+class SlowLoop(asyncio.SelectorEventLoop):
+    """An event loop whose time is moved by hand."""
+
+    now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+    def settle(self) -> None:
+        """Run until everything that is due has been done."""
+
+        async def turns() -> None:
+            for _ in range(8):
+                await asyncio.sleep(0)
+
+        self.run_until_complete(turns())
+
+    def finish(self) -> None:
+        """Give up what is still under way, and close."""
+        for task in asyncio.all_tasks(self):
+            task.cancel()
+        self.settle()
+        self.close()
 
 
 class Clock:
@@ -29,13 +66,15 @@ class Clock:
         self.now += seconds
 
 
-def make_cluster(name: str = "user", endpoints: int = 1, balance: str = "least-requests") -> Cluster:
+def make_cluster(
+    name: str = "user", endpoints: int = 1, balance: str = "least-requests", ejection: Ejection | None = None
+) -> Cluster:
     stats = ClusterStats()
     made = [
         Endpoint("127.0.0.1", 3001 + index, authority=f"127.0.0.1:{3001 + index}", stats=stats)
         for index in range(endpoints)
     ]
-    return Cluster(name, made, balance, stats)
+    return Cluster(name, made, balance, stats, ejection)
 
 
 def make_route(cluster: Cluster | None = None, **parts: Any) -> Route:
@@ -65,7 +104,7 @@ def make_call(
     timeout: float = 10.0,
 ) -> Call:
     """A call as the policies see it. `headers` are noted under their lower-case names."""
-    call = Call(cast(Any, None), b"/", now)
+    call = Call(cast(Any, Downstream()), b"/", now)
     call.method = method
     call.path = b"/"
     for name, value in (headers or {}).items():

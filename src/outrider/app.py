@@ -72,6 +72,7 @@ class App:
             door = self.listener.serve(bound[INBOUND], runtime.compiled.app, certificates.server)
             certificates.on_new_server = door.secure
         self.accepting_since = monotonic()
+        await self._discover()
         # A thread of its own, gone afterwards: a process with one thread takes no locks.
         with ThreadPoolExecutor(1) as importer:
             loop = asyncio.get_running_loop()
@@ -79,13 +80,31 @@ class App:
         for key, app in ((TELEMETRY, servers.telemetry_app(runtime)), (ADMIN, servers.admin_app(runtime))):
             where = bound[key] if inherited is None else f"{inherited.control}.{key.partition('.')[0]}"
             self._runners.append(await servers.serve(app, where))
-        self._upkeep = [
+        self._upkeep += [
             asyncio.create_task(runtime.lag.watch()),
             asyncio.create_task(runtime.memory.watch(lambda: len(runtime.proxy.connections))),
             asyncio.create_task(runtime.secrets.watch()),
             asyncio.create_task(runtime.compiled.certificates.watch()),
         ]
+        for task in self._upkeep:
+            task.add_done_callback(_upkeep_ended)
         runtime.ready = True
+
+    async def _discover(self) -> None:
+        """Find the endpoints that are not written in the configuration, and ask them whether they are well. What is
+        not found in time comes later; until then calls to it are refused."""
+        runtime = self.runtime
+        if runtime.compiled.discovered:
+            discovery = importlib.import_module("outrider.controlplane.discovery")
+            dns = runtime.resolved.config.dns
+            resolver = discovery.Resolver(dns.servers, dns.timeout)
+            found = [discovery.Discovery(one, resolver) for one in runtime.compiled.discovered]
+            await asyncio.gather(*(one.first() for one in found))
+            self._upkeep += [asyncio.create_task(one.watch()) for one in found]
+        if runtime.compiled.checked:
+            health = importlib.import_module("outrider.controlplane.health")
+            checks = [health.HealthChecks(cluster, settings) for cluster, settings in runtime.compiled.checked]
+            self._upkeep += [asyncio.create_task(one.watch()) for one in checks]
 
     async def stop(self) -> None:
         """Close every port and connection."""
@@ -100,8 +119,11 @@ class App:
         self._runners.clear()
 
 
-# A finished call leaves no reference cycles behind, so the collector finds next to nothing: look less often.
-_GC_THRESHOLD = (20_000, 20, 20)
+def _upkeep_ended(task: asyncio.Task[None]) -> None:
+    """What looks after things runs until it is cancelled; anything else is a bug, and must not pass unseen."""
+    if not task.cancelled() and task.exception() is not None:
+        log.error("a bug in Outrider ended one of its tasks; please report it", exc_info=task.exception())
+
 
 # A finished call leaves no reference cycles behind, so the collector finds next to nothing: look less often.
 _GC_THRESHOLD = (20_000, 20, 20)

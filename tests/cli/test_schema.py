@@ -96,7 +96,7 @@ INVALID: dict[str, dict[str, Any]] = {
     "bare number": user(timeout=5),
     "version": {**BASE, "version": 2},
     "later key": {**BASE, "redis": {"url": "redis://h"}},
-    "later key in a service": user(hedge={"after": "p95"}),
+    "later key in a service": user(contract={"openapi": "user.yaml"}),
     "rate": user(rate_limit="50"),
     "scheme": {**BASE, "services": {"user": "ftp://h"}},
     "route without match": user(routes=[{"timeout": "1s"}]),

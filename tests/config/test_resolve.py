@@ -50,10 +50,14 @@ def test_built_in(tmp_path: Path) -> None:
     assert built_in.retry.max_retries == 3
     assert built_in.retry.methods == ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"]
     assert built_in.circuit_breaker is not None
-    assert (built_in.max_in_flight, built_in.rate_limit, built_in.fallback) == (None, None, None)
+    assert (built_in.max_in_flight, built_in.rate_limit, built_in.fallback) == (None, None, ())
     assert built_in.headers.set == {"x-service-name": "{service}", "x-service-id": "{instance}"}
     assert built_in.correlation.header == "x-correlation-id"
-    assert (built_in.auth, built_in.balance) == ((), "least-requests")
+    assert (built_in.auth, built_in.balance) == ((), "least-latency")
+    assert (built_in.hedge, built_in.throttle, built_in.queue, built_in.health_check) == (None, None, None, None)
+    assert built_in.critical is None
+    assert built_in.ejection is not None
+    assert built_in.ejection.consecutive_failures == 5
 
 
 LAYERS = ["defaults", "policy", "later policy", "service", "route"]
@@ -126,7 +130,7 @@ def test_false_switches_off(tmp_path: Path) -> None:
         "    rate_limit: false\n    fallback: false\n    timeout: false\n    headers: false",
     )
     assert (made.retry, made.circuit_breaker, made.max_in_flight, made.rate_limit) == (None, None, None, None)
-    assert (made.fallback, made.timeout, made.auth) == (None, None, ())
+    assert (made.fallback, made.timeout, made.auth) == ((), None, ())
     assert not made.headers.set
 
 
@@ -367,6 +371,132 @@ def test_empty_key_is_not_a_part_of_its_own(tmp_path: Path) -> None:
     """A key without a value does not part a route from the breaker and limits of its service."""
     services = resolved(tmp_path, f"{USER}    routes: [{{match: GET /a, retry: , circuit_breaker: }}]")[0].services
     assert services[0].routes[0].own == frozenset()
+
+
+def test_hedge_merges_like_any_map(tmp_path: Path) -> None:
+    """A route may change how many, and inherit when."""
+    made = route(tmp_path, f"{USER}    hedge: {{after: p95}}\n    routes: [{{match: GET /a, hedge: {{max: 2}}}}]")
+    assert made.hedge is not None
+    assert (made.hedge.after, made.hedge.max) == ("p95", 2)
+
+
+def test_hedge_after(tmp_path: Path) -> None:
+    """A percentile stays what it is, a duration becomes seconds."""
+    assert policy(tmp_path, f"{USER}    hedge: {{after: p99.9}}").hedge.after == "p99.9"  # type: ignore[union-attr] # it is there, or the test fails
+    assert policy(tmp_path, f"{USER}    hedge: {{after: 50ms}}").hedge.after == 0.05  # type: ignore[union-attr] # it is there, or the test fails
+
+
+def test_queue_without_a_limit(tmp_path: Path) -> None:
+    """Where nothing is limited nobody waits: a warning where the queue is written, and no error."""
+    _, (problem,) = resolved(tmp_path, f"{USER}    queue: {{size: 5}}")
+    assert problem.severity == "warning"
+    assert (problem.mark.line, problem.mark.column) == (5, 12)
+    assert "max_in_flight" in problem.message
+    assert complaints(tmp_path, f"{USER}    queue: {{size: 5}}\n    max_in_flight: adaptive") == []
+
+
+def test_queue_in_defaults(tmp_path: Path) -> None:
+    """How to wait may be said for all, for those that have a limit."""
+    assert complaints(tmp_path, f"defaults: {{queue: {{size: 5}}}}\n{USER}") == []
+
+
+@pytest.mark.parametrize("key", ["balance: round-robin", "ejection: false", "health_check: {}", "idle_timeout: 1s"])
+def test_what_belongs_to_the_service(tmp_path: Path, key: str) -> None:
+    """Endpoints are a service's; a route that says something about them is warned that it has no effect."""
+    _, (problem,) = resolved(tmp_path, f"{USER}    routes:\n      - match: GET /a\n        {key}")
+    assert problem.severity == "warning"
+    assert problem.mark.line == 7
+    assert "belongs to the whole service" in problem.message
+
+
+CHAINS = [
+    ("fallback: {status: 202}", [("status", 202)]),
+    ("fallback: {json: {}}", [("status", 200)]),
+    ("fallback: {headers: {x-a: 1}}", [("status", 200)]),
+    ("fallback: {}", [("status", 200)]),
+    ("fallback: last-good", [("last_good", 600.0)]),
+    ("fallback: {last_good: {max_age: 1m}}", [("last_good", 60.0)]),
+    ("fallback: {service: other}", [("service", "other")]),
+    ("fallback: [last-good]", [("last_good", 600.0)]),
+    (
+        "fallback: [{service: other}, last-good, {status: 503}]",
+        [("service", "other"), ("last_good", 600.0), ("status", 503)],
+    ),
+    (
+        "fallback: {status: 204, last_good: {}, service: other}",
+        [("service", "other"), ("last_good", 600.0), ("status", 204)],
+    ),
+    ("fallback: [{status: 503}, last-good]", [("status", 503), ("last_good", 600.0)]),
+    ("fallback: false", []),
+]
+
+
+@pytest.mark.parametrize(("text", "chain"), CHAINS, ids=[text for text, _ in CHAINS])
+def test_fallback_in_all_its_spellings(tmp_path: Path, text: str, chain: list[tuple[str, object]]) -> None:
+    """A status, a word, a map of several or a list of them come down to a chain with one kind in each."""
+    made = policy(tmp_path, f"{USER}    {text}\n  other: http://h:1")
+    shown = []
+    for one in made.fallback:
+        if one.service is not None:
+            shown.append(("service", one.service))
+        elif one.last_good is not None:
+            shown.append(("last_good", one.last_good.max_age))
+        else:
+            shown.append(("status", one.status))
+    assert shown == chain
+
+
+def test_what_is_said_beside_a_service_is_not_lost(tmp_path: Path) -> None:
+    """A body beside another service is the answer when that one fails, too."""
+    made = policy(tmp_path, f"{USER}    fallback: {{service: other, json: {{a: 1}}}}\n  other: http://h:1")
+    assert [(one.service, one.json_) for one in made.fallback] == [("other", None), (None, {"a": 1})]
+
+
+def test_unknown_service_of_a_fallback(tmp_path: Path) -> None:
+    """It is an error where it is named, once, however many routes inherit it."""
+    text = f"{USER}    fallback: {{service: usr}}\n    routes: [{{match: GET /a}}, {{match: GET /b}}]"
+    assert complaints(tmp_path, text) == ['5:15 there is no service "usr"']
+    text = f"{USER}    routes:\n      - match: GET /a\n        fallback: [last-good, {{service: usr}}]"
+    assert complaints(tmp_path, text) == ['7:19 there is no service "usr"']
+
+
+def test_a_service_cannot_stand_in_for_itself(tmp_path: Path) -> None:
+    """Not even for one of its routes."""
+    text = f"{USER}    routes:\n      - match: GET /a\n        fallback: {{service: user}}"
+    assert complaints(tmp_path, text) == ["7:19 user cannot stand in for itself"]
+
+
+def test_two_services_may_stand_in_for_each_other(tmp_path: Path) -> None:
+    """A stand-in is asked itself, and not those that would stand in for it."""
+    text = f"{USER}    fallback: {{service: b}}\n  b: {{url: 'http://h:1', fallback: {{service: user}}}}"
+    assert complaints(tmp_path, text) == []
+
+
+def test_targets(tmp_path: Path) -> None:
+    """Weights arrive with their URLs, and are 1 where nothing is said."""
+    text = "services:\n  user:\n    url: [{url: http://a, weight: 3}, http://b, {url: 'dns+http://c:1', weight: 0.5}]"
+    targets = resolved(tmp_path, text)[0].services[0].targets
+    assert [(target.url, target.weight) for target in targets] == [
+        ("http://a", 3.0),
+        ("http://b", 1.0),
+        ("dns+http://c:1", 0.5),
+    ]
+
+
+def test_wrong_port_of_a_source(tmp_path: Path) -> None:
+    """The URL behind `dns+` is looked at like any other, where it is written."""
+    text = "services:\n  user:\n    url:\n      - http://a\n      - {url: dns+http://b:70000, weight: 2}"
+    (complaint,) = complaints(tmp_path, text)
+    assert complaint.startswith("6:15 the port of dns+http://b:70000")
+
+
+@pytest.mark.parametrize("url", ["dns+http://h", "dnssrv+http://h"])
+def test_tls_without_effect_on_a_source(tmp_path: Path, url: str) -> None:
+    """What is found for a plain URL is spoken to plainly; what a file lists may be anything."""
+    _, (problem,) = resolved(tmp_path, f"services:\n  user: {{url: {url}, tls: {{server_name: x}}}}")
+    assert problem.severity == "warning"
+    assert "tls has no effect" in problem.message
+    assert complaints(tmp_path, "services:\n  user: {url: file+/x, tls: {server_name: x}}") == []
 
 
 def test_own_address_in_a_list_in_short(tmp_path: Path) -> None:

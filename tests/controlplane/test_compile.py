@@ -9,15 +9,18 @@ import pytest
 
 from outrider.config.load import load
 from outrider.controlplane.compile import Compiled, compile_config
+from outrider.dataplane.ejection import EjectionSettings
 from outrider.dataplane.policies.breaker import BreakerSettings
 from outrider.dataplane.policies.concurrency import ConcurrencyLimit
 from outrider.dataplane.policies.deadline import Deadline
 from outrider.dataplane.policies.rate_limit import RateLimit
+from outrider.dataplane.policies.throttle import Throttle
 from outrider.dataplane.routing import Route
 from outrider.dataplane.timers import NEVER
 from outrider.errors import ConfigError
 from outrider.model.failure import Failure, Kind, Phase
-from tests.fakes import make_attempt, make_call
+from outrider.model.outcome import FAILURE
+from tests.fakes import make_attempt, make_call, make_response
 
 
 def compiled(tmp_path: Path, text: str, hooks: tuple[object, ...] = ()) -> Compiled:
@@ -27,6 +30,7 @@ def compiled(tmp_path: Path, text: str, hooks: tuple[object, ...] = ()) -> Compi
     return compile_config(resolved, hooks)  # type: ignore[arg-type] # hooks of a test
 
 
+LIMIT = ConcurrencyLimit
 USER = "services:\n  user:\n    url: http://127.0.0.1:3001\n"
 
 
@@ -150,7 +154,7 @@ def test_hooks_hear_the_breakers(tmp_path: Path) -> None:
     """Every breaker tells its transitions to the hooks."""
     heard: list[tuple[str, str, str]] = []
     made = compiled(tmp_path, USER, (lambda *transition: heard.append(transition),))
-    made.breakers[0].open()
+    made.breakers[0].hold_open()
     assert heard == [("user", "closed", "open")]
 
 
@@ -229,7 +233,8 @@ def test_fallback(tmp_path: Path) -> None:
     made = compiled(tmp_path, f"{USER}    fallback: {{status: 202, json: {{a: [1]}}, headers: {{x-b: 2}}}}")
     fallback = default(made).fallback
     assert fallback is not None
-    reply = fallback.reply(Failure(Kind.RESET, "x"))
+    reply = fallback.reply(make_call(), Failure(Kind.RESET, "x"))
+    assert reply is not None
     assert reply.status == 202
     assert json.loads(reply.body) == {"a": [1]}
     assert (b"content-type", b"application/json") in reply.headers
@@ -240,9 +245,178 @@ def test_fallback_without_a_body(tmp_path: Path) -> None:
     """A fallback without JSON has neither body nor content type."""
     fallback = default(compiled(tmp_path, f"{USER}    fallback: {{status: 204}}")).fallback
     assert fallback is not None
-    reply = fallback.reply(Failure(Kind.RESET, "x"))
+    reply = fallback.reply(make_call(), Failure(Kind.RESET, "x"))
+    assert reply is not None
     assert reply.body == b""
     assert b"content-type" not in dict(reply.headers)
+
+
+def test_a_chain_of_fallbacks(tmp_path: Path) -> None:
+    """Services in the order written, then what answers from here; a service may stand before it is declared."""
+    chain = "[{service: other}, {last_good: {max_age: 1m, max_bytes: 1MiB, max_answer: 1KiB}}, {status: 202}]"
+    made = compiled(tmp_path, f"{USER}    fallback: {chain}\n  other: http://h:1")
+    fallback = default(made).fallback
+    assert fallback is not None
+    assert fallback.elsewhere == (made.table.services[b"other"],)
+    kept = fallback.last_good
+    assert kept is not None
+    assert (kept.max_age, kept.max_bytes, kept.max_answer) == (60.0, 1024 * 1024, 1024)
+    reply = fallback.reply(make_call(), Failure(Kind.RESET, "x"))
+    assert reply is not None
+    assert reply.status == 202
+
+
+def test_last_good_knows_the_correlation_header(tmp_path: Path) -> None:
+    """An id that is another one every time does not keep earlier answers from being found."""
+    made = compiled(tmp_path, f"{USER}    fallback: last-good\n    correlation: {{header: X-My-Id}}")
+    fallback = default(made).fallback
+    assert fallback is not None
+    assert fallback.last_good is not None
+    response = make_response(200)
+    response.chunked = True
+    recorder = fallback.last_good.recorder(make_call(), response)
+    assert recorder is not None
+    fallback.last_good.keep(make_call(headers={b"x-my-id": b"1"}), response, recorder)
+    assert fallback.reply(make_call(headers={b"x-my-id": b"2"}), Failure(Kind.RESET, "x")) is not None
+
+
+def test_routes_keep_their_own_answers(tmp_path: Path) -> None:
+    """What one route has taken down does not push out another's."""
+    made = compiled(tmp_path, f"{USER}    fallback: last-good\n    routes: [{{match: GET /a}}]")
+    (route,) = routes(made)
+    assert route.fallback is not None
+    assert default(made).fallback is not None
+    assert route.fallback.last_good is not default(made).fallback.last_good  # type: ignore[union-attr] # see above
+
+
+def test_weights(tmp_path: Path) -> None:
+    """Every endpoint has its weight."""
+    made = compiled(tmp_path, "services: {user: {url: [{url: 'http://a', weight: 3}, 'http://b']}}")
+    assert [endpoint.weight for endpoint in default(made).cluster.endpoints] == [3.0, 1.0]
+
+
+def test_balance(tmp_path: Path) -> None:
+    """The balance is the service's, and a header that is hashed is noted."""
+    made = compiled(tmp_path, f"{USER}    balance: hash:header:X-User-Id")
+    assert default(made).cluster.balance == "hash:header:X-User-Id"
+    assert b"x-user-id" in made.noted
+    assert default(compiled(tmp_path, USER)).cluster.balance == "least-latency"
+
+
+def test_ejection(tmp_path: Path) -> None:
+    """Its rules arrive as they were written, its news at the hooks; `false` leaves it out."""
+    heard: list[tuple[object, ...]] = []
+    rules = "{consecutive_failures: 1, failure_rate: 40%, slow_factor: 3, slow_call: 1s, base: 2s, max: 9s}"
+    path = tmp_path / "outrider.yaml"
+    path.write_text(f"service: booking\nservices: {{user: {{url: ['http://a', 'http://b'], ejection: {rules}}}}}")
+    made = compile_config(load([str(path)], environment={})[0], on_ejection=(lambda *news: heard.append(news),))
+    cluster = default(made).cluster
+    assert cluster.ejection is not None
+    assert cluster.ejection._settings == EjectionSettings(1, 0.4, 3.0, 1.0, 2.0, 9.0)
+    cluster.observe(cluster.endpoints[0], FAILURE, 0.01, 1000.0)
+    assert heard == [("user", "a:80", True, "1 failures in a row")]
+    assert default(compiled(tmp_path, f"{USER}    ejection: false")).cluster.ejection is None
+    assert default(compiled(tmp_path, USER)).cluster.ejection is not None
+
+
+def test_health_check(tmp_path: Path) -> None:
+    """A service that asks for checks is listed with its settings, and no other."""
+    made = compiled(tmp_path, f"{USER}    health_check: {{path: /ok, every: 2s}}\n  other: http://h:1")
+    ((cluster, settings_of_it),) = made.checked
+    assert cluster is default(made).cluster
+    assert (settings_of_it.path, settings_of_it.every, settings_of_it.unhealthy_after) == ("/ok", 2.0, 3)
+
+
+def test_hedge(tmp_path: Path) -> None:
+    """By time from the first call on, by percentile once enough is known; each route learns for itself."""
+    hedge = default(compiled(tmp_path, f"{USER}    hedge: {{after: 50ms, max: 2}}")).hedge
+    assert hedge is not None
+    assert (hedge.delay(), hedge.most) == (0.05, 2)
+    made = compiled(tmp_path, f"{USER}    hedge: {{after: p95}}\n    routes: [{{match: GET /a}}]")
+    (route,) = routes(made)
+    assert route.hedge is not None
+    assert route.hedge is not default(made).hedge
+    for _ in range(100):
+        route.hedge.learn(0.01)
+    assert route.hedge.delay() == pytest.approx(0.01, rel=0.1)
+    assert default(made).hedge.delay() == 0.0  # type: ignore[union-attr] # it is there, or the test fails
+
+
+def test_a_hedge_has_a_budget_without_retries(tmp_path: Path) -> None:
+    """What is asked twice adds load, whether or not anything is ever tried again."""
+    made = default(compiled(tmp_path, f"{USER}    retry: false\n    hedge: {{after: p95}}"))
+    assert made.retry.max_retries == 0
+    assert made.retry.budget is not None
+    assert default(compiled(tmp_path, f"{USER}    retry: false")).retry.budget is None
+
+
+def test_queue(tmp_path: Path) -> None:
+    """How many may wait, and for how long; without it nobody does."""
+    limit = part(default(compiled(tmp_path, f"{USER}    max_in_flight: 3\n    queue: {{size: 7, wait: 2s}}")), LIMIT)
+    assert isinstance(limit, ConcurrencyLimit)
+    assert (limit.limit, limit._size, limit.wait) == (3, 7, 2.0)
+    plain = part(default(compiled(tmp_path, f"{USER}    max_in_flight: 3")), LIMIT)
+    assert isinstance(plain, ConcurrencyLimit)
+    assert plain._size == 0
+
+
+def test_adaptive(tmp_path: Path) -> None:
+    """`adaptive` finds its limit itself."""
+    limit = part(default(compiled(tmp_path, f"{USER}    max_in_flight: adaptive")), LIMIT)
+    assert isinstance(limit, ConcurrencyLimit)
+    assert limit._adaptive is not None
+    assert limit.limit == limit._adaptive.limit
+
+
+def test_workers_share_limit_and_queue(tmp_path: Path) -> None:
+    """Each of several processes has its part, rounded up."""
+    made = compiled(tmp_path, f"workers: 4\n{USER}    max_in_flight: 10\n    queue: {{size: 6}}")
+    limit = part(default(made), LIMIT)
+    assert isinstance(limit, ConcurrencyLimit)
+    assert (limit.limit, limit._size) == (3, 2)
+
+
+def test_throttle(tmp_path: Path) -> None:
+    """One for a whole service, before the bulkhead."""
+    made = compiled(
+        tmp_path, f"{USER}    throttle: {{ratio: 1.5}}\n    max_in_flight: 3\n    routes: [{{match: GET /a}}]"
+    )
+    (route,) = routes(made)
+    throttle = part(default(made), Throttle)
+    assert throttle is not None
+    assert part(route, Throttle) is throttle
+    kinds = [type(policy) for policy in default(made).policies]
+    assert kinds.index(Throttle) < kinds.index(ConcurrencyLimit)
+    assert part(default(compiled(tmp_path, USER)), Throttle) is None
+
+
+def test_critical(tmp_path: Path) -> None:
+    """What is said of a route holds for it, what is said of a service for the others."""
+    made = compiled(tmp_path, f"{USER}    critical: true\n    routes: [{{match: GET /a, critical: false}}]")
+    assert default(made).critical is True
+    assert [route.critical for route in routes(made)] == [False]
+    assert default(compiled(tmp_path, USER)).critical is None
+
+
+def test_sources_of_endpoints(tmp_path: Path) -> None:
+    """URLs are there at once; what must be found is listed with its service, whose routes are complete without it."""
+    made = compiled(tmp_path, "services: {user: {url: ['http://a', 'dns+https://b:1/api', 'file+/x']}, c: 'http://c'}")
+    (discovered,) = made.discovered
+    cluster = default(made).cluster
+    assert discovered.cluster is cluster
+    assert [target.url for target in discovered.sources] == ["dns+https://b:1/api", "file+/x"]
+    assert discovered.fixed == cluster.endpoints
+    assert [endpoint.host for endpoint in cluster.endpoints] == ["a"]
+    assert discovered.maker.secure
+    assert made.table.services[b"user"].confined
+
+
+def test_ramp_and_wait(tmp_path: Path) -> None:
+    """What a breaker does after an outage, and for those who wait during one, is off unless asked for."""
+    made = settings(default(compiled(tmp_path, f"{USER}    circuit_breaker: {{ramp: 5s, wait: 2s}}")))
+    assert (made.ramp, made.wait) == (5.0, 2.0)
+    built_in = settings(default(compiled(tmp_path, USER)))
+    assert (built_in.ramp, built_in.wait) == (0.0, 0.0)
 
 
 def test_limits(tmp_path: Path) -> None:

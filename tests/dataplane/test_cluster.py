@@ -8,9 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider.dataplane.cluster import BALANCERS, Endpoint
+from outrider.dataplane.balance import BALANCERS
+from outrider.dataplane.cluster import Endpoint
 from outrider.dataplane.stats import ClusterStats
-from tests.fakes import make_cluster
+from tests.fakes import make_call, make_cluster
+
+NOW = 1000.0
 
 balances = pytest.mark.parametrize("balance", sorted(BALANCERS))
 
@@ -20,14 +23,16 @@ def test_the_only_endpoint_is_always_chosen(balance: str) -> None:
     """With one endpoint there is no choice, tried or not."""
     cluster = make_cluster(balance=balance)
     (only,) = cluster.endpoints
-    assert cluster.pick() is only
-    assert cluster.pick((only,)) is only
+    call = make_call()
+    assert cluster.pick(call, NOW) is only
+    call.tried = (only,)
+    assert cluster.pick(call, NOW) is only
 
 
 @balances
 def test_no_endpoint_is_a_value(balance: str) -> None:
     """A cluster without endpoints picks None."""
-    assert make_cluster(endpoints=0, balance=balance).pick() is None
+    assert make_cluster(endpoints=0, balance=balance).pick(make_call(), NOW) is None
 
 
 @balances
@@ -35,15 +40,15 @@ def test_no_endpoint_is_a_value(balance: str) -> None:
 def test_a_call_tries_every_endpoint_before_one_twice(balance: str, count: int) -> None:
     """A retry goes where the call has not been while there is such a place."""
     cluster = make_cluster(endpoints=count, balance=balance)
-    tried: tuple[Endpoint, ...] = ()
+    call = make_call()
     for _ in range(count):
-        assert cluster.untried(tried)
-        picked = cluster.pick(tried)
+        assert cluster.untried(call.tried)
+        picked = cluster.pick(call, NOW)
         assert picked is not None
-        assert picked not in tried
-        tried += (picked,)
-    assert not cluster.untried(tried)
-    assert cluster.pick(tried) in cluster.endpoints
+        assert picked not in call.tried
+        call.tried += (picked,)
+    assert not cluster.untried(call.tried)
+    assert cluster.pick(call, NOW) in cluster.endpoints
 
 
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=6))
@@ -52,7 +57,7 @@ def test_least_requests_takes_one_of_the_least_busy(loads: list[int]) -> None:
     cluster = make_cluster(endpoints=len(loads))
     for endpoint, load in zip(cluster.endpoints, loads, strict=True):
         endpoint.in_flight = load
-    picked = cluster.pick()
+    picked = cluster.pick(make_call(), NOW)
     assert picked is not None
     assert picked.in_flight == min(loads)
 
@@ -60,14 +65,14 @@ def test_least_requests_takes_one_of_the_least_busy(loads: list[int]) -> None:
 def test_least_requests_spreads_ties() -> None:
     """Idle endpoints all get something; the first is not preferred."""
     cluster = make_cluster(endpoints=3)
-    assert len({cluster.pick() for _ in range(200)}) == 3
+    assert len({cluster.pick(make_call(), NOW) for _ in range(200)}) == 3
 
 
 @given(st.integers(2, 6), st.integers(1, 5))
 def test_round_robin_is_fair(count: int, rounds: int) -> None:
     """Over whole rounds every endpoint gets the same number of attempts."""
     cluster = make_cluster(endpoints=count, balance="round-robin")
-    picked = Counter(cluster.pick() for _ in range(count * rounds))
+    picked = Counter(cluster.pick(make_call(), NOW) for _ in range(count * rounds))
     assert set(picked.values()) == {rounds}
     assert len(picked) == count
 
@@ -75,9 +80,9 @@ def test_round_robin_is_fair(count: int, rounds: int) -> None:
 def test_clusters_do_not_share_their_turn() -> None:
     """Two round-robin clusters each keep their own turn."""
     one, other = (make_cluster(endpoints=2, balance="round-robin") for _ in range(2))
-    first = one.pick()
-    other.pick()
-    assert one.pick() is not first
+    first = one.pick(make_call(), NOW)
+    other.pick(make_call(), NOW)
+    assert one.pick(make_call(), NOW) is not first
 
 
 def test_an_endpoint_brings_its_host_line() -> None:

@@ -245,12 +245,15 @@ class Target:
     the target is left.
     """
 
-    def __init__(self, script: Script, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, script: Script, port: int = 0, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+    ) -> None:
         self._actions = [script] if callable(script) else list(script)
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._problems: list[BaseException] = []
+        self.host = host
         self.port = port
         self.tls = tls
         self.seen: list[Seen] = []
@@ -261,14 +264,14 @@ class Target:
 
     @property
     def url(self) -> str:
-        return f"http{'s' if self.tls is not None else ''}://127.0.0.1:{self.port}"
+        return f"http{'s' if self.tls is not None else ''}://{self.host}:{self.port}"
 
     def script(self, script: Script) -> None:
         """Answer differently from now on."""
         self._actions = [script] if callable(script) else list(script)
 
     async def __aenter__(self) -> Target:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", self.port, limit=1 << 18, ssl=self.tls)
+        self._server = await asyncio.start_server(self._connected, self.host, self.port, limit=1 << 18, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     return 0 if status == 200 else 1
 
 
-def ask(address: str, path: str, *, method: str = "GET") -> tuple[int, str]:
+def ask(address: str, path: str, *, method: str = "GET", body: str = "") -> tuple[int, str]:
     """One request to a control port: `(status, text)`. A token, if the port has one, is taken from
     OUTRIDER_ADMIN_TOKEN. Raises ValueError for a bad address, OSError for no answer."""
     host, _, port = address.rpartition(":")
@@ -36,18 +36,18 @@ def ask(address: str, path: str, *, method: str = "GET") -> tuple[int, str]:
         raise ValueError(f"must be HOST:PORT, not {address}")
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close", "X-Outrider: 1"]
     if method == "POST":
-        lines.append("Content-Length: 0")
+        lines += ["Content-Type: application/json", f"Content-Length: {len(body.encode())}"]
     if token := os.environ.get("OUTRIDER_ADMIN_TOKEN"):
         lines.append(f"Authorization: Bearer {token}")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT) as connection:
-        connection.sendall("\r\n".join([*lines, "", ""]).encode())
+        connection.sendall("\r\n".join([*lines, "", body]).encode())
         answer = b""
         while piece := connection.recv(65536):
             answer += piece
-    head, _, body = answer.partition(b"\r\n\r\n")
+    head, _, text = answer.partition(b"\r\n\r\n")
     words = head.split(b" ", 2)
     status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
-    return status, body.decode("utf-8", "replace").strip()
+    return status, text.decode("utf-8", "replace").strip()
 
 
 def __getattr__(name: str) -> Any:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+
+from outrider.cli.health import ask
+from outrider.errors import EXIT_FAILED
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -19,3 +24,23 @@ def configuration(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+admin_option = click.option("--admin", default="127.0.0.1:4101", show_default=True, help="The admin port.")
+
+
+def asked(admin: str, path: str, *, method: str = "GET", body: str = "") -> dict[str, Any]:
+    """What the admin port of a running sidecar answers; without a good answer, says why and exits."""
+    try:
+        status, text = ask(admin, path, method=method, body=body)
+    except (OSError, ValueError) as error:
+        click.echo(f"outrider: no answer from {admin}: {getattr(error, 'strerror', None) or error}", err=True)
+        sys.exit(EXIT_FAILED)
+    try:
+        answer: dict[str, Any] = json.loads(text)
+    except ValueError:
+        answer = {"error": text or f"status {status}"}
+    if status >= 400:
+        click.echo(f"outrider: {answer.get('error', text)}", err=True)
+        sys.exit(EXIT_FAILED)
+    return answer

@@ -13,6 +13,8 @@ _VERBS = {
     "health": "Ask a running sidecar whether it is ready.",
     "wait": "Hold the app back until the sidecar is ready.",
     "drain": "Finish what is in flight, then stop, as SIGTERM does.",
+    "circuits": "Show the circuits, or hold one open or closed by hand.",
+    "fault": "Make a service fail on purpose, for a while.",
     "demo": "Show on a small booking system what Outrider does.",
     "version": "Print the version.",
 }

@@ -18,12 +18,19 @@ from outrider.config.schema import (
     Config,
     Correlation,
     Credential,
+    Ejection,
     Fallback,
     Headers,
+    HealthCheck,
+    Hedge,
+    LastGood,
     PolicyFields,
+    Queue,
     RateLimit,
     Retry,
     Service,
+    Target,
+    Throttle,
 )
 from outrider.config.source import Document, KeyPath
 from outrider.config.tls import check_tls
@@ -40,11 +47,14 @@ BUILT_IN: dict[str, Any] = {
     "correlation": {},
     "retry": {},
     "circuit_breaker": {},
-    "balance": "least-requests",
+    "balance": "least-latency",
+    "ejection": {},
     "upgrade": True,
     "allow_connect": False,
     "tls": {},
 }
+# What the endpoints of a service have, whatever the route.
+_OF_THE_SERVICE = frozenset(("balance", "ejection", "health_check", "idle_timeout"))
 _SHARED_PORTS = frozenset({0})
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})
 
@@ -62,10 +72,16 @@ class Effective:
     correlation: Correlation
     retry: Retry | None
     circuit_breaker: CircuitBreaker | None
-    max_in_flight: int | None
+    max_in_flight: int | str | None  # a number, or adaptive
+    queue: Queue | None
+    throttle: Throttle | None
+    critical: bool | None
     rate_limit: RateLimit | None
-    fallback: Fallback | None
+    fallback: tuple[Fallback, ...]
     balance: str
+    health_check: HealthCheck | None
+    ejection: Ejection | None
+    hedge: Hedge | None
     upgrade: bool
     allow_connect: bool
     tls: ClientTls
@@ -86,7 +102,7 @@ class EffectiveService:
     """A service with everything inherited."""
 
     name: str
-    urls: tuple[str, ...]
+    targets: tuple[Target, ...]
     port: int | None
     hosts: tuple[str, ...]
     policy: Effective
@@ -136,16 +152,24 @@ def _service(config: Config, document: Document, name: str, service: Service) ->
         at = (*here, "routes", index)
         own = _declared(route)
         routes.append(EffectiveRoute(route.match, _effective(config, document, at, [*layers, own]), frozenset(own)))
+        for key in sorted(_OF_THE_SERVICE & set(own)):
+            document.complain(
+                (*at, key), f"{key} belongs to the whole service, not to a route", "move it up", warn=True
+            )
         shadow = next((other for other in service.routes[:index] if _covers(other.match, route.match)), None)
         if shadow is not None:
             message = f"never reached: {shadow.match} stands before it and matches everything it would"
             document.complain((*at, "match"), message, "put the narrower route first", warn=True)
-    for index, url in enumerate(service.url):
-        places = ((*here, "url", index), (*here, index), (*here, "url"))
+    for index, target in enumerate(service.url):
+        url = target.url
+        places = ((*here, "url", index, "url"), (*here, "url", index), (*here, index), (*here, "url"))
         place = next((place for place in places if place in document.marks), here)
         _check_url(config, document, place, url)
-        if service.tls and not url.startswith("https://"):
+        if service.tls and "https://" not in url and not url.startswith("file+"):
             document.complain(place, f"tls has no effect on {url}", "begin the URL with https://", warn=True)
+    _check_fallback(config, document, here, name, policy)
+    for index, made in enumerate(routes):
+        _check_fallback(config, document, (*here, "routes", index), name, made.policy)
     return EffectiveService(name, tuple(service.url), service.port, tuple(service.hosts), policy, tuple(routes))
 
 
@@ -189,9 +213,15 @@ def _effective(config: Config, document: Document, at: KeyPath, layers: list[dic
         retry=_built(Retry, merged["retry"]),
         circuit_breaker=_built(CircuitBreaker, merged["circuit_breaker"]),
         max_in_flight=merged.get("max_in_flight") or None,
+        queue=_built(Queue, merged.get("queue")),
+        throttle=_built(Throttle, merged.get("throttle")),
+        critical=merged.get("critical"),
         rate_limit=_built(RateLimit, merged.get("rate_limit")),
-        fallback=_built(Fallback, merged.get("fallback")),
+        fallback=_fallbacks(merged.get("fallback")),
         balance=merged["balance"],
+        health_check=_built(HealthCheck, merged.get("health_check")),
+        ejection=_built(Ejection, merged["ejection"]),
+        hedge=_built(Hedge, merged.get("hedge")),
         upgrade=merged["upgrade"],
         allow_connect=merged["allow_connect"],
         tls=ClientTls.model_construct(**(merged["tls"] or {})),
@@ -199,6 +229,11 @@ def _effective(config: Config, document: Document, at: KeyPath, layers: list[dic
     if effective.rate_limit is not None and effective.rate_limit.rate is None:
         document.complain((*at, "rate_limit"), 'the key "rate" is missing', "say how many: rate: 50/s")
         effective = replace(effective, rate_limit=None)
+    if effective.hedge is not None and effective.hedge.after is None:
+        document.complain((*at, "hedge"), 'the key "after" is missing', "say when an answer is late: after: p95")
+        effective = replace(effective, hedge=None)
+    if effective.queue is not None and effective.max_in_flight is None and _written(document, at, "queue"):
+        document.complain((*at, "queue"), "nobody ever waits here without max_in_flight", "set it, too", warn=True)
     _check_times(document, at, effective)
     return effective
 
@@ -256,6 +291,35 @@ def _built(model: type[Any], values: dict[str, Any] | bool | None) -> Any:
     return model.model_construct(**{("json_" if key == "json" else key): value for key, value in values.items()})
 
 
+def _fallbacks(values: Any) -> tuple[Fallback, ...]:
+    """The chain, one kind of fallback in each."""
+    chain: list[Fallback] = []
+    for one in values if isinstance(values, list) else [values] if isinstance(values, dict) else []:
+        if one.get("service") is not None:
+            chain.append(Fallback.model_construct(service=one["service"]))
+        if one.get("last_good") is not None:
+            chain.append(Fallback.model_construct(last_good=LastGood.model_construct(**one["last_good"])))
+        here = any(one.get(key) is not None for key in ("status", "json", "headers"))
+        if here or not (one.get("service") or one.get("last_good") is not None):
+            prepared = {key: one[key] for key in ("status", "headers") if one.get(key) is not None}
+            chain.append(Fallback.model_construct(**{"status": 200, **prepared, "json_": one.get("json")}))
+    return tuple(chain)
+
+
+def _check_fallback(config: Config, document: Document, at: KeyPath, name: str, policy: Effective) -> None:
+    """A service that stands in exists, and is another one that has nobody standing in for it in turn."""
+    for fallback in policy.fallback:
+        other = fallback.service
+        if other is None:
+            continue
+        place = next((p for p in ((*at, "fallback"), (*at[:2], "fallback")) if p in document.marks), at)
+        if other not in config.services:
+            hint = did_you_mean(other, config.services) or "declare it under services"
+            document.complain(place, f'there is no service "{other}"', hint)
+        elif other == name:
+            document.complain(place, f"{name} cannot stand in for itself", "name another service")
+
+
 def _check_times(document: Document, at: KeyPath, policy: Effective) -> None:
     """Timeouts that cannot work together."""
     if (
@@ -291,7 +355,9 @@ def _covers(earlier: str, later: str) -> bool:
 
 
 def _check_url(config: Config, document: Document, at: KeyPath, url: str) -> None:
-    parts = urlsplit(url)
+    if url.startswith("file+"):
+        return
+    parts = urlsplit(url.partition("+")[2] if url.startswith("dns") else url)
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
     except ValueError:

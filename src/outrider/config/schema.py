@@ -15,11 +15,13 @@ from pydantic_core import PydanticCustomError
 from outrider.config.scalars import Duration, DurationRange, NotYet, RatePerPeriod, Share, Size
 from outrider.model.messages import HOP_BY_HOP, is_field_value
 from outrider.model.patterns import PathPattern
+from outrider.model.units import parse_duration
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_LATER_SCHEMES = ("dns+", "dnssrv+", "consul+", "k8s+", "file+")
-BALANCERS = ("least-requests", "round-robin")
-_LATER_BALANCERS = ("least-latency", "hash:")
+_LATER_SCHEMES = ("consul+", "k8s+")
+_URL = re.compile(r"(dns\+|dnssrv\+)?https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[^?#\s]*)?|file\+/.+")
+BALANCERS = ("least-latency", "least-requests", "round-robin")
+_HASH = re.compile(r"hash:header:[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FRAMING = HOP_BY_HOP | {b"host", b"content-length"}
 
 
@@ -40,9 +42,25 @@ def _url(value: Any) -> Any:
     if text.startswith(_LATER_SCHEMES):
         scheme = text.partition("+")[0] + "+"
         raise PydanticCustomError("not_yet", f"{scheme} is not supported yet by this version of Outrider")
-    if not re.fullmatch(r"https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[^?#\s]*)?", text):
-        raise _fail(f"expected a URL like http://user-service:3001, got {text}")
+    if not _URL.fullmatch(text):
+        raise _fail(
+            f"expected a URL like http://user-service:3001, got {text}",
+            "dns+http://name:port, dnssrv+http://name and file+/path find endpoints by themselves",
+        )
+    if text.startswith("dnssrv+") and re.search(r":\d+(/|$)", text.partition("://")[2]):
+        raise _fail(f"{text} has a port, but SRV records bring their own", "leave the port out, or use dns+")
     return text
+
+
+def _app_url(value: Any) -> Any:
+    text = str(value)
+    if not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", text):
+        raise _fail(f"expected a URL like http://127.0.0.1:3003, got {text}")
+    return _url(text)
+
+
+def _target(value: Any) -> Any:
+    return value if isinstance(value, dict) else {"url": value}
 
 
 def _urls(value: Any) -> Any:
@@ -80,11 +98,23 @@ def _match(value: Any) -> Any:
 
 def _balance(value: Any) -> Any:
     text = str(value)
-    if text.startswith(_LATER_BALANCERS):
-        raise PydanticCustomError("not_yet", f"{text} is not supported yet; use {' or '.join(BALANCERS)}")
-    if text not in BALANCERS:
-        raise _fail(f"expected {' or '.join(BALANCERS)}, got {text}")
+    if text not in BALANCERS and not _HASH.fullmatch(text):
+        raise _fail(f"expected {', '.join(BALANCERS)} or hash:header:NAME, got {text}")
     return text
+
+
+def _after(value: Any) -> Any:
+    """When to hedge: a percentile stays text, a duration becomes seconds."""
+    text = str(value)
+    if re.fullmatch(r"p\d{1,2}(\.\d)?", text) and float(text[1:]) >= 50:
+        return text
+    try:
+        seconds = parse_duration(text)
+        if seconds <= 0:
+            raise ValueError
+    except ValueError:
+        raise _fail(f"expected a percentile like p95 (p50 to p99.9) or a duration like 50ms, got {text}") from None
+    return seconds
 
 
 def _names(value: Any) -> Any:
@@ -116,12 +146,6 @@ def _only(supported: tuple[Any, ...], what: str) -> BeforeValidator:
         return value
 
     return BeforeValidator(check)
-
-
-def _count(value: Any) -> Any:
-    if value == "adaptive":
-        raise PydanticCustomError("not_yet", "adaptive is not supported yet; give a number")
-    return value
 
 
 def _unprotected(value: Any) -> Any:
@@ -199,6 +223,8 @@ class Admin(Base):
     """Where the admin port listens. Loopback only, unless a token is set."""
     token: Annotated[Annotated[str, Field(min_length=16)] | None, Field(repr=False)] = None
     """Bearer token that every request must carry; none if left out."""
+    allow_faults: Annotated[bool, BeforeValidator(_switch)] = False
+    """Whether `outrider fault` may make services fail on purpose. Not for production."""
 
 
 class Telemetry(Base):
@@ -211,7 +237,7 @@ class Inbound(Base):
 
     listen: Listen
     """Where other services call."""
-    app: Annotated[str, BeforeValidator(_url)]
+    app: Annotated[str, BeforeValidator(_app_url)]
     """Where the app listens."""
     tls: ServerTls | None = None
     """Certificate of this listener, and whose callers' certificates to ask for."""
@@ -288,6 +314,67 @@ class Retry(Base):
     idempotency_key: NotYet = None
 
 
+class Ejection(Base):
+    """When one of several endpoints is set aside. Never the last one: what then fails is the circuit breaker's."""
+
+    consecutive_failures: Annotated[Whole, Field(ge=0)] = 5
+    """Failures in a row; 0 switches this rule off."""
+    failure_rate: Share = 0.3
+    """By how much its share of failures may exceed that of the others; 0% switches this rule off."""
+    slow_factor: Annotated[float, Field(ge=0)] = 10.0
+    """How many times as slow as the others it may be; 0 switches this rule off."""
+    slow_call: Positive = 0.25
+    """Answers faster than this are never too slow."""
+    base: Positive = 0.2
+    """For how long at first; doubling with every time in a row."""
+    max: Positive = 30.0
+    """For how long at most."""
+
+
+class HealthCheck(Base):
+    """A GET to every endpoint, again and again. Anything but 2xx is unhealthy, redirects included."""
+
+    path: Annotated[str, Field(pattern=r"^/[^\s#]*$")] = "/health"
+    """The path, which is put behind a base path of the URL."""
+    every: Positive = 5.0
+    """Between two checks."""
+    timeout: Positive = 1.0
+    """How long an answer may take, body included."""
+    unhealthy_after: Annotated[Whole, Field(ge=1)] = 3
+    """Failures in a row after which an endpoint gets no calls while others are healthy."""
+    healthy_after: Annotated[Whole, Field(ge=1)] = 1
+    """Successes in a row after which it gets calls again."""
+
+
+class Hedge(Base):
+    """Another attempt elsewhere, when an answer is late. For repeatable calls only, from the budget of retries."""
+
+    after: Annotated[
+        float | str | None, BeforeValidator(_after), WithJsonSchema({"type": "string", "examples": ["p95", "50ms"]})
+    ] = None
+    """When an answer is late: a duration, or a percentile of this route's own answers, such as p95."""
+    max: Annotated[Whole, Field(ge=1, le=5)] = 1
+    """How many more attempts at the same time."""
+
+
+class Queue(Base):
+    """Where calls wait that exceed `max_in_flight`, critical ones first."""
+
+    size: Annotated[Whole, Field(ge=1)] = 64
+    """How many may wait."""
+    wait: Positive = 1.0
+    """How long, at most; never longer than their own deadline allows."""
+
+
+class Throttle(Base):
+    """Refuse here what the service would refuse there ("client-side throttling", Site Reliability Engineering)."""
+
+    ratio: Annotated[float, Field(ge=1)] = 2.0
+    """How many times what the service takes may be sent to it."""
+    window: Positive = 30.0
+    """How far back that is looked at."""
+
+
 class CircuitBreaker(Base):
     consecutive_failures: Annotated[Whole, Field(ge=0)] = 5
     """Failures in a row that open the circuit; 0 switches this rule off."""
@@ -301,8 +388,12 @@ class CircuitBreaker(Base):
     """Attempts within the window before a rate says anything."""
     window: Positive = 10.0
     """How far back rates look."""
-    open_for: DurationRange = (0.5, 5.0)
-    """How long the circuit stays open: first time, and cap, doubling while probes fail."""
+    open_for: DurationRange = (0.02, 0.25)
+    """How long the circuit stays open: at first, and at most; in between, a twentieth of the time it has failed."""
+    ramp: Duration = 0.0
+    """Within this time after closing, let a growing share of attempts through; 0s: all at once."""
+    wait: Duration = 0.0
+    """How long a call may wait for the circuit to close before it is refused; 0s: not at all."""
     probes: Annotated[Whole, Field(ge=1)] = 1
     """Attempts let through at a time while half-open, and successes needed to close."""
 
@@ -317,9 +408,26 @@ class RateLimit(Base):
     store: Annotated[str | None, BeforeValidator(_store_later)] = None
 
 
+class LastGood(Base):
+    """Earlier good answers to the same GET of the same user, kept in memory."""
+
+    max_age: Positive = 600.0
+    """How old an answer may be that stands in."""
+    max_bytes: Size = 4 * 1024 * 1024
+    """How much is kept in all; the longest unused go first."""
+    max_answer: Size = 256 * 1024
+    """How large one answer may be."""
+
+
 class Fallback(Base):
-    status: Annotated[Whole, Field(ge=200, le=599)] = 200
-    """Status of the prepared answer."""
+    """What stands in for a service that fails. Of several in one map: `service`, then `last_good`, then `status`."""
+
+    service: str | None = None
+    """Another service of this configuration that gets the same call."""
+    last_good: LastGood | None = None
+    """An earlier good answer to the same call."""
+    status: Annotated[Whole, Field(ge=200, le=599)] | None = None
+    """Status of a prepared answer. Default 200, where neither `service` nor `last_good` is given."""
     json_: Any = Field(None, alias="json")
     """Its body, sent as JSON."""
     headers: dict[HeaderName, HeaderValue] = {}
@@ -332,9 +440,21 @@ def _no_body(fallback: Fallback) -> Fallback:
     return fallback
 
 
+def _no_bodies(given: Fallback | list[Fallback]) -> Fallback | list[Fallback]:
+    for fallback in given if isinstance(given, list) else [given]:
+        _no_body(fallback)
+    return given
+
+
 def _fallback(value: Any) -> Any:
-    if value == "last-good":
-        raise PydanticCustomError("not_yet", "last-good is not supported yet; give a status and json")
+    if isinstance(value, list):
+        if not value:
+            raise _fail("the list of fallbacks is empty", "give at least one, or write false")
+        return [{"last_good": {}} if one == "last-good" else one for one in value]
+    if isinstance(value, str):
+        if value != "last-good":
+            raise _fail(f"expected last-good, a map, or a list of them, got {value}")
+        return [{"last_good": {}}]
     return value
 
 
@@ -355,20 +475,26 @@ class PolicyFields(Base):
     """Headers to set or to remove."""
     correlation: Correlation | None = None
     """The correlation id."""
-    critical: Annotated[bool | None, _only((True, None), "critical")] = None
-    """Whether the app needs this service."""
+    critical: Annotated[bool | None, BeforeValidator(_switch)] = None
+    """Whether the app needs this service. Where it is overloaded, calls that are not critical are shed first."""
     retry: Retry | Switch | None = None
     """What is tried again, and how often."""
     circuit_breaker: CircuitBreaker | Switch | None = None
     """When to stop calling."""
-    max_in_flight: Annotated[Whole, Field(ge=1), BeforeValidator(_count)] | Switch | None = None
-    """At most so many calls at a time."""
+    max_in_flight: Annotated[Whole, Field(ge=1)] | Literal["adaptive"] | Switch | None = None
+    """At most so many calls at a time; `adaptive` finds out how many by how fast answers come."""
+    queue: Queue | Switch | None = None
+    """Let calls beyond `max_in_flight` wait instead of refusing them at once."""
+    throttle: Throttle | Switch | None = None
+    """Refuse a share of calls here while the service refuses or fails many."""
     rate_limit: Annotated[RateLimit, BeforeValidator(_rate_limit)] | Switch | None = None
     """At most so many calls in a time."""
-    fallback: Annotated[Fallback, BeforeValidator(_fallback), AfterValidator(_no_body)] | Switch | None = None
-    """A prepared answer for when the service fails."""
+    fallback: (
+        Annotated[Fallback | list[Fallback], BeforeValidator(_fallback), AfterValidator(_no_bodies)] | Switch | None
+    ) = None
+    """What stands in when the service fails: a prepared answer, last-good, another service, or a list of them."""
     balance: Annotated[str | None, BeforeValidator(_balance)] = None
-    """How to choose among endpoints: least-requests (default) or round-robin."""
+    """How to choose among endpoints: least-latency (default), least-requests, round-robin or hash:header:NAME."""
     upgrade: Annotated[bool | None, BeforeValidator(_switch)] = None
     """Whether WebSocket and other protocols asked for with `Upgrade` are tunnelled. Default true; never h2c."""
     allow_connect: Annotated[bool | None, BeforeValidator(_switch)] = None
@@ -376,10 +502,13 @@ class PolicyFields(Base):
     tls: ClientTls | Switch | None = None
     """How https targets are verified, and what we show them."""
     delivery: Annotated[str | None, _only(("sync", None), "delivery")] = None
-    health_check: NotYet = None
-    ejection: NotYet = None
+    health_check: HealthCheck | Switch | None = None
+    """Ask every endpoint whether it is well."""
+    ejection: Ejection | Switch | None = None
+    """When one of several endpoints is set aside."""
+    hedge: Hedge | Switch | None = None
+    """Ask a second endpoint when the first one is late."""
     contract: NotYet = None
-    hedge: NotYet = None
     order_by: NotYet = None
 
 
@@ -393,9 +522,17 @@ class Route(PolicyFields):
     """METHOD /path with {name} or * for a segment and ** for the rest; the method may be *. First match wins."""
 
 
+class Target(Base):
+    url: Url
+    """Where it is. dns+http://name:port makes every address of a name an endpoint, dnssrv+http://name every SRV record,
+    file+/path every line of a YAML or JSON list that is read again when it changes."""
+    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    """Its share of calls, beside the others'."""
+
+
 class Service(PolicyFields):
-    url: Annotated[list[Url], BeforeValidator(_urls)]
-    """Where the service is: a URL, or a list of them."""
+    url: Annotated[list[Annotated[Target, BeforeValidator(_target)]], BeforeValidator(_urls)]
+    """Where the service is: a URL, a map with url and weight, or a list of them."""
     env: NotYet = None
     port: Annotated[Whole, Field(ge=0, le=65535)] | None = None
     """Also listen on 127.0.0.1 at this port, for this service alone."""
@@ -447,6 +584,17 @@ class Observability(Base):
     """Header names whose values are never shown."""
 
 
+class Dns(Base):
+    """How names of dns+ and dnssrv+ are resolved."""
+
+    servers: list[
+        Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\](:\d{1,5})?|[0-9.]+(:\d{1,5})?|[0-9A-Fa-f:.]+)$")]
+    ] = []
+    """Addresses of DNS servers, with `:PORT` where it is not 53. Default: those of the system."""
+    timeout: Positive = 2.0
+    """How long an answer may take."""
+
+
 class Shutdown(Base):
     drain: Duration = 25.0
     """How long live calls may take after SIGTERM."""
@@ -479,6 +627,7 @@ class Config(Base):
         Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")], Annotated[Service, BeforeValidator(_service)]
     ] = Field(min_length=1)
     """The services the app may call, by the name it calls them."""
+    dns: Dns = Dns()
     redis: NotYet = None
     outbox: NotYet = None
     limits: Limits = Limits()

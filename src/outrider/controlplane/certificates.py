@@ -10,11 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import time
 
-from outrider.config.schema import ClientTls as ClientFiles
 from outrider.config.schema import ServerTls as ServerFiles
 from outrider.config.tls import TlsFileError, load_client, load_server
-from outrider.dataplane.cluster import Endpoint
-from outrider.dataplane.tls import ClientTls, ResumingContext
+from outrider.controlplane.endpoints import EndpointMaker
+from outrider.dataplane.tls import ResumingContext
 from outrider.errors import StartError
 
 log = logging.getLogger("outrider")
@@ -43,22 +42,20 @@ class Certificates:
         self.server: ssl.SSLContext | None = None
         self.on_new_server: Callable[[ssl.SSLContext], None] = lambda context: None
         self._watched: list[Watched] = []
-        self._targets: list[tuple[str, Endpoint]] = []
+        self._targets: list[EndpointMaker] = []
 
-    def secure(self, service: str, files: ClientFiles, endpoints: list[tuple[Endpoint, str]]) -> None:
-        """Give the https endpoints of a service, each with the name expected of it, their context. Raises
-        StartError."""
+    def secure(self, maker: EndpointMaker) -> None:
+        """Give the https endpoints of a service their context, those to come included. Raises StartError."""
+        files = maker.files
 
         def build() -> None:
             context = ResumingContext()
             load_client(context, files)
-            for endpoint, name in endpoints:
-                endpoint.tls = ClientTls(context, files.server_name or name)
-                endpoint.pool.close()  # what is made with earlier files is not used again
+            maker.use(context)
 
         named = {"ca": files.ca, "cert": files.cert, "key": files.key}
-        self._watch(service, named, build)
-        self._targets += [(service, endpoint) for endpoint, _ in endpoints]
+        self._watch(maker.name, named, build)
+        self._targets.append(maker)
 
     def serve(self, files: ServerFiles) -> None:
         """Make the context of the inbound listener. Raises StartError."""
@@ -114,9 +111,10 @@ class Certificates:
             for kind, when in watched.expiries.items():
                 yield watched.owner, kind, when
         shown: dict[str, float] = {}
-        for service, endpoint in self._targets:
-            if endpoint.tls is not None and endpoint.tls.peer_expires:
-                shown[service] = min(shown.get(service, float("inf")), endpoint.tls.peer_expires)
+        for maker in self._targets:
+            for endpoint, _ in maker.made:
+                if endpoint.tls is not None and endpoint.tls.peer_expires:
+                    shown[maker.name] = min(shown.get(maker.name, float("inf")), endpoint.tls.peer_expires)
         for service, when in shown.items():
             yield service, "target", when
 

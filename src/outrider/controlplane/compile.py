@@ -7,25 +7,32 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
-from urllib.parse import urlsplit
 
 from outrider.config.resolve import Effective, EffectiveRoute, EffectiveService, Resolved
-from outrider.config.schema import CircuitBreaker, ClientTls, Correlation
+from outrider.config.schema import CircuitBreaker, ClientTls, Correlation, HealthCheck, Target
+from outrider.config.schema import Fallback as FallbackConfig
 from outrider.controlplane.certificates import Certificates
+from outrider.controlplane.endpoints import Discovered, EndpointMaker
+from outrider.dataplane.balance import HASH
 from outrider.dataplane.cluster import Cluster, Endpoint
+from outrider.dataplane.ejection import Ejection, EjectionSettings
 from outrider.dataplane.entropy import ID_FORMATS
 from outrider.dataplane.pipeline import Parts, around_the_call, into_each_attempt, owned_by
+from outrider.dataplane.policies.adaptive import AdaptiveLimit
 from outrider.dataplane.policies.breaker import Breaker, BreakerSettings, TransitionHook
 from outrider.dataplane.policies.budget import RetryBudget
 from outrider.dataplane.policies.concurrency import ConcurrencyLimit
 from outrider.dataplane.policies.context import Context
 from outrider.dataplane.policies.credentials import Credential
 from outrider.dataplane.policies.deadline import Deadline
-from outrider.dataplane.policies.fallback import Fallback
+from outrider.dataplane.policies.fallback import Fallback, Prepared
 from outrider.dataplane.policies.headers import Headers
+from outrider.dataplane.policies.hedge import Hedge, Percentile
+from outrider.dataplane.policies.last_good import LastGood
 from outrider.dataplane.policies.rate_limit import RateLimit
 from outrider.dataplane.policies.retry import Retry
 from outrider.dataplane.policies.template import Template
+from outrider.dataplane.policies.throttle import Throttle
 from outrider.dataplane.proxy import Limits
 from outrider.dataplane.routing import Route, RouteTable, Service
 from outrider.dataplane.stats import ClusterStats, RouteStats
@@ -42,7 +49,12 @@ _APP_CONNECT = 1.0
 # An answer counts as slow, unless told otherwise, when it takes this share of attempt_timeout.
 _SLOW_SHARE = 0.8
 
+# What hedges may add to load where retries, whose budget they otherwise share, are off.
+_HEDGE_BUDGET = 0.2
+
 T = TypeVar("T")
+# Service, endpoint, whether it is out, and why.
+EjectionHook = Callable[[str, str, bool, str], None]
 
 
 @dataclass(slots=True)
@@ -58,19 +70,30 @@ class Compiled:
     credentials: dict[str, Credential]
     dedicated: list[Service] = field(default_factory=list)  # with a port of their own
     app: Service | None = None  # behind the inbound listener
+    discovered: list[Discovered] = field(default_factory=list)  # whose endpoints come and go
+    limits_in_force: list[tuple[str, ConcurrencyLimit]] = field(default_factory=list)  # by service or route
+    throttles: list[tuple[str, Throttle]] = field(default_factory=list)
+    checked: list[tuple[Cluster, HealthCheck]] = field(default_factory=list)  # that are asked whether they are well
     certificates: Certificates = field(default_factory=Certificates)
 
 
-def compile_config(resolved: Resolved, hooks: tuple[TransitionHook, ...] = ()) -> Compiled:
-    """Build the route table. `hooks` hear every breaker transition."""
-    return _Compiler(resolved, hooks).run()
+def compile_config(
+    resolved: Resolved, hooks: tuple[TransitionHook, ...] = (), on_ejection: tuple[EjectionHook, ...] = ()
+) -> Compiled:
+    """Build the route table. `hooks` hear every breaker transition, `on_ejection` every endpoint set aside or taken
+    back."""
+    return _Compiler(resolved, hooks, on_ejection).run()
 
 
 class _Compiler:
-    def __init__(self, resolved: Resolved, hooks: tuple[TransitionHook, ...]) -> None:
+    def __init__(
+        self, resolved: Resolved, hooks: tuple[TransitionHook, ...], on_ejection: tuple[EjectionHook, ...]
+    ) -> None:
         self._resolved = resolved
         self._config = resolved.config
         self._hooks = hooks
+        self._on_ejection = on_ejection
+        self._stand_ins: list[tuple[Route, tuple[FallbackConfig, ...], bytes]] = []
         self._noted: set[bytes] = set()
         self._out = Compiled(RouteTable(), self._limits(), frozenset(), [], [], [], self._credentials())
 
@@ -83,9 +106,26 @@ class _Compiler:
                 out.table.hosts[host.lower().encode()] = service
             if declared.port is not None:
                 out.dedicated.append(service)
+        for route, chain, correlation in self._stand_ins:
+            route.fallback = self._fallback(chain, correlation)
         out.app = self._app()
         out.noted = frozenset(self._noted)
         return out
+
+    def _fallback(self, chain: tuple[FallbackConfig, ...], correlation: bytes) -> Fallback:
+        """What stands in on a route; all services are there by now."""
+        steps: list[Prepared | LastGood] = []
+        elsewhere = []
+        for one in chain:
+            if one.service is not None:
+                elsewhere.append(self._out.table.services[one.service.encode()])
+            elif one.last_good is not None:
+                kept = one.last_good
+                neutral = frozenset((correlation,))
+                steps.append(LastGood(kept.max_age, kept.max_bytes, kept.max_answer, neutral))
+            else:
+                steps.append(_prepared(one))
+        return Fallback(steps, elsewhere)
 
     def _limits(self) -> Limits:
         limits = self._config.limits
@@ -97,22 +137,30 @@ class _Compiler:
 
     def _service(self, declared: EffectiveService) -> Service:
         stats = ClusterStats()
-        endpoints = [self._endpoint(url, declared.policy.idle_timeout, stats) for url in declared.urls]
-        secure = [
-            (endpoint, endpoint.host)
-            for endpoint, url in zip(endpoints, declared.urls, strict=True)
-            if url.startswith("https://")
-        ]
-        if secure:
-            self._out.certificates.secure(declared.name, declared.policy.tls, secure)
-        cluster = Cluster(declared.name, endpoints, declared.policy.balance, stats)
+        policy = declared.policy
+        maker = self._maker(declared.name, policy.idle_timeout, stats, policy.tls)
+        endpoints = []
+        sources: list[Target] = []
+        for target in declared.targets:
+            if "+" in target.url.partition(":")[0]:
+                sources.append(target)
+                maker.expect(target.url)
+            else:
+                endpoints.append(maker.from_url(target.url, target.weight))
+        self._secure(maker)
+        cluster = Cluster(declared.name, endpoints, policy.balance, stats, self._ejection(declared.name, policy))
+        self._note_hash(policy.balance)
         self._out.clusters.append(cluster)
+        if sources:
+            self._out.discovered.append(Discovered(cluster, maker, tuple(sources), tuple(endpoints)))
+        if policy.health_check is not None:
+            self._out.checked.append((cluster, policy.health_check))
         shared = _Shared()
         default = self._route(declared, cluster, None, shared)
         routes = [
             (PathPattern(route.match), self._route(declared, cluster, route, shared)) for route in declared.routes
         ]
-        return Service(declared.name, default, routes, any(endpoint.base_path for endpoint in endpoints))
+        return Service(declared.name, default, routes, maker.confined)
 
     def _app(self) -> Service | None:
         """What inbound calls reach: our own app. It is not retried, and its time is the caller's business."""
@@ -120,12 +168,11 @@ class _Compiler:
         if inbound is None:
             return None
         stats = ClusterStats()
-        endpoint = self._endpoint(inbound.app, _APP_IDLE, stats)
-        certificates = self._out.certificates
-        if inbound.app.startswith("https://"):
-            certificates.secure(APP, ClientTls(), [(endpoint, endpoint.host)])
+        maker = self._maker(APP, _APP_IDLE, stats, ClientTls())
+        endpoint = maker.from_url(inbound.app)
+        self._secure(maker)
         if inbound.tls is not None:
-            certificates.serve(inbound.tls)
+            self._out.certificates.serve(inbound.tls)
         cluster = Cluster(APP, [endpoint], "least-requests", stats)
         self._out.clusters.append(cluster)
         correlation = self._config.defaults.correlation or Correlation()
@@ -152,22 +199,47 @@ class _Compiler:
         self._out.routes.append(route)
         return Service(APP, route, (), bool(endpoint.base_path))
 
-    def _endpoint(self, url: str, idle_timeout: float, stats: ClusterStats) -> Endpoint:
-        parts = urlsplit(url)
+    def _maker(self, name: str, idle_timeout: float, stats: ClusterStats, tls: ClientTls) -> EndpointMaker:
         limits = self._config.limits
-        secure = parts.scheme == "https"
-        return Endpoint(
-            parts.hostname or "",
-            parts.port or (443 if secure else 80),
-            authority=parts.netloc,
-            base_path=parts.path.rstrip("/"),
+        return EndpointMaker(
+            name,
+            tls,
             stats=stats,
             idle_timeout=idle_timeout,
             max_head_bytes=limits.header_bytes,
             max_fields=limits.headers,
             body_idle=limits.body_idle_timeout,
-            secure=secure,
         )
+
+    def _secure(self, maker: EndpointMaker) -> None:
+        """Give https endpoints their context, those to come included."""
+        if maker.secure:
+            self._out.certificates.secure(maker)
+
+    def _ejection(self, name: str, policy: Effective) -> Ejection | None:
+        settings = policy.ejection
+        if settings is None:
+            return None
+
+        def hook(endpoint: Endpoint, out: bool, why: str) -> None:
+            for one in self._on_ejection:
+                one(name, endpoint.name, out, why)
+
+        return Ejection(
+            EjectionSettings(
+                consecutive_failures=settings.consecutive_failures,
+                failure_rate=settings.failure_rate,
+                slow_factor=settings.slow_factor,
+                slow_call=settings.slow_call,
+                base=settings.base,
+                cap=settings.max,
+            ),
+            hook=hook,
+        )
+
+    def _note_hash(self, balance: str) -> None:
+        if balance.startswith(HASH):
+            self._noted.add(balance.removeprefix(HASH).lower().encode())
 
     def _route(
         self, declared: EffectiveService, cluster: Cluster, route: EffectiveRoute | None, shared: _Shared
@@ -189,10 +261,17 @@ class _Compiler:
             headers=Headers(templates, policy.headers.remove),
             credentials=[self._out.credentials[name] for name in policy.auth],
             rate_limit=shared.once("rate_limit", own, lambda: self._rate_limit(policy)),
-            concurrency=shared.once("max_in_flight", own, lambda: self._concurrency(policy)),
+            throttle=shared.once(
+                "throttle", own, lambda: self._throttle(_label(declared, name, "throttle", own), policy)
+            ),
+            concurrency=shared.once(
+                "max_in_flight",
+                own | ({"max_in_flight"} if "queue" in own else frozenset()),
+                lambda: self._concurrency(_label(declared, name, "max_in_flight", own), policy),
+            ),
         )
         stamps = into_each_attempt(parts)
-        label = declared.name if "circuit_breaker" not in own else f"{declared.name} {name}"
+        label = _label(declared, name, "circuit_breaker", own)
         made = Route(
             name=name,
             cluster=cluster,
@@ -201,14 +280,18 @@ class _Compiler:
             stamps=stamps,
             retry=self._retry(policy, own, shared),
             breaker=shared.once("circuit_breaker", own, lambda: self._breaker(label, policy)),
-            fallback=_fallback(policy),
+            fallback=None,  # see _stand_ins
             attempt_timeout=policy.attempt_timeout,
             connect_timeout=policy.connect_timeout,
             upgrade=policy.upgrade,
             allow_connect=policy.allow_connect,
+            hedge=_hedge(policy),
+            critical=policy.critical,
             owned=owned_by(stamps),
         )
         self._out.routes.append(made)
+        if policy.fallback:
+            self._stand_ins.append((made, policy.fallback, correlation.header.lower().encode()))
         return made
 
     def _rate_limit(self, policy: Effective) -> RateLimit | None:
@@ -224,15 +307,32 @@ class _Compiler:
         burst = math.ceil((limit.burst or max(1, int(count))) / self._config.workers)
         return RateLimit(count / self._config.workers, period, burst, key, f"{count:g}/{unit}")
 
-    def _concurrency(self, policy: Effective) -> ConcurrencyLimit | None:
-        if not policy.max_in_flight:
+    def _throttle(self, label: str, policy: Effective) -> Throttle | None:
+        if policy.throttle is None:
             return None
-        return ConcurrencyLimit(math.ceil(policy.max_in_flight / self._config.workers))
+        throttle = Throttle(policy.throttle.ratio, policy.throttle.window)
+        self._out.throttles.append((label, throttle))
+        return throttle
+
+    def _concurrency(self, label: str, policy: Effective) -> ConcurrencyLimit | None:
+        limit = policy.max_in_flight
+        if not limit:
+            return None
+        size, wait = (policy.queue.size, policy.queue.wait) if policy.queue is not None else (0, 0.0)
+        size = math.ceil(size / self._config.workers)
+        if isinstance(limit, str):
+            adaptive = AdaptiveLimit()
+            made = ConcurrencyLimit(adaptive.limit, size, wait, adaptive)
+        else:
+            made = ConcurrencyLimit(math.ceil(limit / self._config.workers), size, wait)
+        self._out.limits_in_force.append((label, made))
+        return made
 
     def _retry(self, policy: Effective, own: frozenset[str], shared: _Shared) -> Retry:
         retry = policy.retry
         if retry is None:
-            return Retry(max_retries=0)
+            hedges = shared.once("retry", own, lambda: RetryBudget(_HEDGE_BUDGET)) if policy.hedge else None
+            return Retry(max_retries=0, budget=hedges)
         budget = shared.once("retry", own, lambda: RetryBudget(retry.budget))
         return Retry(
             max_retries=retry.max_retries,
@@ -278,16 +378,31 @@ def _breaker_settings(breaker: CircuitBreaker, policy: Effective) -> BreakerSett
         open_first=breaker.open_for[0],
         open_cap=breaker.open_for[1],
         probes=breaker.probes,
+        ramp=breaker.ramp,
+        wait=breaker.wait,
     )
 
 
-def _fallback(policy: Effective) -> Fallback | None:
-    fallback = policy.fallback
-    if fallback is None:
+def _label(declared: EffectiveService, route: str, part: str, own: frozenset[str]) -> str:
+    """What a part is called: by its service, or by its route where that has one of its own."""
+    return declared.name if part not in own else f"{declared.name} {route}"
+
+
+def _hedge(policy: Effective) -> Hedge | None:
+    hedge = policy.hedge
+    if hedge is None:
         return None
+    if isinstance(hedge.after, str):
+        return Hedge(percentile=Percentile(float(hedge.after[1:]) / 100), most=hedge.max)
+    assert hedge.after is not None  # resolve has seen to that
+    return Hedge(hedge.after, most=hedge.max)
+
+
+def _prepared(fallback: FallbackConfig) -> Prepared:
     headers = [(name.encode(), str(value).encode()) for name, value in fallback.headers.items()]
     body = b""
     if fallback.json_ is not None:
         body = json.dumps(fallback.json_).encode()
         headers.insert(0, (b"content-type", b"application/json"))
-    return Fallback(fallback.status, headers, body)
+    assert fallback.status is not None
+    return Prepared(fallback.status, headers, body)

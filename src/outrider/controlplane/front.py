@@ -12,6 +12,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from yarl import URL
 
 from outrider.config.schema import Config
 from outrider.controlplane.admin.server import admin_guard
@@ -30,18 +31,22 @@ class Workers:
         if token is not None:
             self._headers["authorization"] = f"Bearer {token}"
 
-    async def ask(self, kind: str, path: str) -> dict[int, tuple[int, str]]:
+    async def ask(
+        self, kind: str, path: str, method: str = "GET", body: str | None = None
+    ) -> dict[int, tuple[int, str]]:
         """`(status, text)` by worker, for those that answer; `kind` is telemetry or admin."""
         numbers = range(self._count)
-        answers = await asyncio.gather(*(self._one(number, kind, path) for number in numbers))
+        answers = await asyncio.gather(*(self._one(number, kind, path, method, body) for number in numbers))
         return {number: answer for number, answer in zip(numbers, answers, strict=True) if answer is not None}
 
-    async def _one(self, number: int, kind: str, path: str) -> tuple[int, str] | None:
+    async def _one(self, number: int, kind: str, path: str, method: str, body: str | None) -> tuple[int, str] | None:
         connector = aiohttp.UnixConnector(path=str(self._folder / f"{number}.{kind}"))
         try:
             async with (
                 aiohttp.ClientSession(connector=connector, timeout=_PATIENCE) as session,
-                session.get(f"http://localhost{path}", headers=self._headers) as response,
+                session.request(
+                    method, URL(f"http://localhost{path}", encoded=True), headers=self._headers, data=body
+                ) as response,
             ):
                 return response.status, await response.text()
         except (aiohttp.ClientError, OSError, TimeoutError):
@@ -96,14 +101,25 @@ def admin_front(config: Config, workers: Workers) -> web.Application:
             return web.json_response(next(iter(shown.values()), {}))
         return web.json_response({"workers": shown})
 
+    async def order(request: web.Request) -> web.Response:
+        """What every worker is told. The first refusal stands for all."""
+        answers = await workers.ask("admin", request.path_qs, request.method, await request.text())
+        refusals = [(status, text) for status, text in answers.values() if status >= 400]
+        if refusals:
+            return web.Response(status=refusals[0][0], text=refusals[0][1], content_type="application/json")
+        return web.json_response({"workers": {str(number): json.loads(text) for number, (_, text) in answers.items()}})
+
     async def stop(request: web.Request) -> web.Response:
         number = signal.SIGTERM if request.path == "/-/drain" else signal.SIGINT
         os.kill(os.getppid(), number)
         return web.Response(status=202, text="draining\n" if number is signal.SIGTERM else "stopping\n")
 
     app = web.Application(middlewares=[admin_guard(config)])
-    for path in ("/api/v1/status", "/config"):
+    for path in ("/api/v1/status", "/api/v1/circuits", "/api/v1/faults", "/config"):
         app.router.add_get(path, look)
+    app.router.add_post("/api/v1/circuits/{name}/{action}", order)
+    app.router.add_post("/api/v1/faults", order)
+    app.router.add_delete("/api/v1/faults", order)
     for path in ("/-/drain", "/-/quit", "/quitquitquit"):
         app.router.add_post(path, stop)
     return app

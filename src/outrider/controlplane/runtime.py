@@ -85,7 +85,10 @@ class Runtime:
         self.resolved = resolved
         self.started = time()
         self.transitions: Counter[tuple[str, str, str]] = Counter()
-        self.compiled: Compiled = compile_config(resolved, hooks=(self._on_transition,))
+        self.ejections: Counter[tuple[str, str]] = Counter()
+        self.compiled: Compiled = compile_config(
+            resolved, hooks=(self._on_transition,), on_ejection=(self._on_ejection,)
+        )
         config = resolved.config
         options = config.observability.log
         self.access = AccessLog(config.service, options.access, query=options.query, logs=logs)
@@ -108,6 +111,11 @@ class Runtime:
     def all_routes(self) -> list[Route]:
         """Every route, and the one for requests that reach none."""
         return [*self.compiled.routes, self.proxy.no_route]
+
+    def _on_ejection(self, service: str, endpoint: str, out: bool, why: str) -> None:
+        self.ejections[service, "ejected" if out else "returned"] += 1
+        fields = {"service": service, "endpoint": endpoint, "why": why}
+        log.warning("%s of %s %s", endpoint, service, "is set aside" if out else "is back", extra={"fields": fields})
 
     def _on_transition(self, name: str, old: str, new: str) -> None:
         self.transitions[name, old, new] += 1

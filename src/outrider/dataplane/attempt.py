@@ -7,16 +7,17 @@ sealed exactly once, when nothing more can happen to it.
 from __future__ import annotations
 
 from asyncio import CancelledError, Task
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.dial import dial
-from outrider.dataplane.policies.retry import unsent
+from outrider.dataplane.policies.retry import parse_retry_after, unsent
 from outrider.dataplane.suspend import suspended
 from outrider.dataplane.wire import request_head
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Response
-from outrider.model.outcome import Outcome
+from outrider.model.outcome import FAILURE, Outcome
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
@@ -35,9 +36,12 @@ class Attempt:
         "connection",
         "due",
         "endpoint",
+        "excused",
         "generation",
         "number",
+        "probe",
         "result",
+        "resume",
         "sent",
         "started",
     )
@@ -51,6 +55,9 @@ class Attempt:
         self.endpoint: Endpoint | None = None
         self.connection: Upstream | None = None
         self.generation = -1  # the breaker's at admission; -1 when it is not to be told (any more)
+        self.probe = False  # it is to find out about an endpoint in doubt
+        self.excused = False  # it failed where others stand ready: the service as a whole has not
+        self.resume: Callable[[], None] = call.downstream.resume_call  # wakes whoever runs this
         self.admitted = False  # by the breaker; if not, Outrider itself refused and no target was involved
         self.result: Response | Failure = _NOT_YET
         self._sealed = False
@@ -65,10 +72,13 @@ class Attempt:
             self.result = refusal
             return refusal
         self.admitted = True
-        endpoint = self.endpoint = route.cluster.pick(call.tried)
+        endpoint = self.endpoint = route.cluster.pick(call, self.started)
         if endpoint is None:
             self.result = Failure(Kind.NO_ENDPOINT, f"no endpoint of {route.cluster.name} is available")
             return self.result
+        if route.cluster.probe_given:
+            route.cluster.probe_given = False
+            self.probe = True
         endpoint.in_flight += 1
         call.tried += (endpoint,)
 
@@ -88,7 +98,8 @@ class Attempt:
                 break
             endpoint.stats.connects["stale"] += 1
             connection.end(self.started)
-            connection = None  # and only a reused one can be stale
+            connection = self.connection = None  # and only a reused one can be stale
+            self.result = _NOT_YET
         self.answered = monotonic()
         return self.result
 
@@ -107,6 +118,11 @@ class Attempt:
         """Whether provably nothing of the request reached the target."""
         return unsent(self.result)
 
+    @property
+    def refused(self) -> bool:
+        """Whether nobody listens there."""
+        return isinstance(self.result, Failure) and self.result.kind is Kind.CONNECT_REFUSED
+
     def seal(self, outcome: Outcome, now: float | None = None) -> None:
         """Fix the outcome: tell the breaker, the balance and the metrics, once. The connection goes back, at
         `now` if that is later than the head of the answer."""
@@ -114,15 +130,34 @@ class Attempt:
             return
         self._sealed = True
         route = self.call.route
-        if route.breaker is not None:
-            route.breaker.observe(self, outcome)
         if self.endpoint is not None:
             self.endpoint.in_flight -= 1
+            if self.probe:
+                self.endpoint.probing = False
+            if route.cluster.several or self.endpoint.run or self.endpoint.out:
+                self._tell_the_cluster(self.endpoint, outcome)
+        if route.breaker is not None:
+            if (
+                outcome is FAILURE
+                and not self.excused
+                and isinstance(self.result, Response)
+                and self.result.retry_after is not None
+            ):
+                route.breaker.asked_to_wait(parse_retry_after(self.result.retry_after) or 0.0)
+            route.breaker.observe(self, outcome)
         if self.connection is not None:
             self.connection.end(now or self.answered)
         result = self.result
         label = result.status if isinstance(result, Response) else result.kind.slug
         route.cluster.stats.attempts[label] += 1
+
+    def _tell_the_cluster(self, endpoint: Endpoint, outcome: Outcome) -> None:
+        """What the balance learns from this attempt. One that was given up has taken at least as long as it took."""
+        cluster = self.call.route.cluster
+        answered = self.result is not _NOT_YET
+        now = self.answered if answered else monotonic()
+        cluster.observe(endpoint, outcome, now - self.started, now)
+        self.excused = outcome is FAILURE and cluster.has_better_than(endpoint)
 
     def is_probe(self) -> bool:
         """Whether the breaker lent this attempt one of its few permits. A probe is judged by the head of its

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from outrider.dataplane.attempt import Attempt
+from outrider.dataplane.degrade import record, recorded, sink, stand_in
+from outrider.dataplane.pipeline import FOR_EVERY_CALL
+from outrider.dataplane.policies.fallback import Fallback, cause
+from outrider.dataplane.policies.last_good import Recorder
+from outrider.dataplane.policies.retry import TRIED_ENOUGH
+from outrider.dataplane.race import race
+from outrider.dataplane.request_head import climbs
 from outrider.dataplane.stats import BUCKETS, bucket_of
 from outrider.dataplane.suspend import suspended
 from outrider.dataplane.tunnel import Tunnel
@@ -37,9 +44,9 @@ class Call(Request):
     `path` is what the target sees, `prefix` what was taken off in front of it. `permits` are the policies that let
     the call in and want to hear how it ended, the latest first. `aborted` says why the call must stop although the
     app is still there; `committed` that the head of an answer is on its way; `continued` that the app has been told
-    100 Continue. `waited`, `paused` and `tunnelled` are the seconds spent on targets, in back-off, and after the
-    protocol was switched. `history` is None unless
-    something other than one plain try happened.
+    100 Continue. `recorder` takes down an answer that may stand in for a later one. `waited`, `paused` and `tunnelled`
+    are the seconds spent on targets, in back-off or in a queue, and after the protocol was switched. `history` is None
+    unless something other than one plain try happened.
     """
 
     __slots__ = (
@@ -60,6 +67,7 @@ class Call(Request):
         "paused",
         "permits",
         "prefix",
+        "recorder",
         "route",
         "started",
         "status",
@@ -83,6 +91,7 @@ class Call(Request):
         self.tried: tuple[Endpoint, ...] = ()
         self.permits: tuple[Policy, ...] = ()
         self.history: list[str] | None = None
+        self.recorder: Recorder | None = None
         self.label = "ok"
         self.status = 0
         self.failure: Failure | None = None
@@ -100,6 +109,10 @@ class Call(Request):
         """What of the `seconds` since the call came in was spent neither on targets nor in back-off."""
         return seconds - self.waited - self.paused
 
+    def may_repeat(self) -> bool:
+        """Whether the request can be sent again: not if more of its body has gone than was kept."""
+        return self.body is None or self.body.replayable
+
     def note(self, sentence: str) -> None:
         """Add to the story of this call, as log and explain tell it."""
         if self.history is None:
@@ -110,8 +123,9 @@ class Call(Request):
 async def carry(call: Call) -> None:
     """One request, all its attempts, one answer."""
     outcome = NEUTRAL
+    route = call.route
     try:
-        for policy in call.route.policies:
+        for policy in route.policies:
             verdict = policy.admit(call)
             if verdict is not None:
                 if not isinstance(verdict, (Failure, Reply)):
@@ -119,16 +133,7 @@ async def carry(call: Call) -> None:
                 if verdict is not None:
                     answer_here(call, verdict)
                     return
-        result = await first_good(call)
-        if call.upgrade and isinstance(result, Response) and result.switches:
-            outcome = await tunnel(call, result)
-        elif isinstance(result, Response) and (call.route.fallback is None or not covered(call, result)):
-            outcome = forward(call, result)
-            if not result.complete:
-                outcome = await stream(call, result, outcome)
-        else:
-            outcome = give_up_on(call, result)
-            answer_here(call, result)
+        outcome = await served(call, route)
     except asyncio.CancelledError:
         account_for_the_rest(call)
         if call.aborted is None:
@@ -142,9 +147,29 @@ async def carry(call: Call) -> None:
     finally:
         if call.attempt is not None:
             call.attempt.seal(NEUTRAL)  # in case nobody has sealed it
-        for policy in call.permits:
-            policy.observe(call, outcome)
+        if call.route is not route:
+            call.route = route  # another service has stood in; the call is still this one's
+        release(call, outcome)
         finish(call, outcome)
+
+
+async def served(call: Call, route: Route) -> Outcome:
+    """A call that has been let in: the attempts, and what the app gets for them."""
+    result = await first_good(call)
+    if route.fallback is not None:
+        result = await degraded(call, route.fallback, result)
+    if call.upgrade and isinstance(result, Response) and result.switches:
+        return await tunnel(call, result)
+    reply = stand_in(call, result) if route.fallback is not None else None
+    if reply is None and isinstance(result, Response):
+        outcome = forward(call, result)
+        return outcome if result.complete else await stream(call, result, outcome)
+    outcome = give_up_on(call, result)
+    if reply is not None:
+        answer_here(call, reply)
+    elif isinstance(result, Failure):
+        answer_here(call, result)
+    return outcome
 
 
 async def first_good(call: Call) -> Response | Failure:
@@ -154,13 +179,26 @@ async def first_good(call: Call) -> Response | Failure:
     stats = route.cluster.stats
     if retry.budget is not None:
         retry.budget.deposit(call.started)
-    started = call.started
+    # The first attempt begins with the call, unless that has waited for its turn, or has been elsewhere before.
+    earlier = call.attempts
+    started = call.started if not call.paused and call.attempt is None else monotonic()
     latest: Response | None = None  # the latest answer of a target, should later attempts not even get that far
+    refused = 0.0  # when the circuit was first found open
     while True:
-        attempt = call.attempt = Attempt(call, call.attempts + 1, started)
-        result = await attempt.run()
+        attempt = call.attempt = Attempt(call, call.attempts - earlier + 1, started)
+        if route.hedge is None:
+            result = await attempt.run()
+        else:
+            result = await race(call, attempt)
+            attempt = call.attempt
         if not attempt.admitted:  # by the breaker: the target was not involved
-            return latest or result
+            if await worth_another_look(call, attempt, refused):
+                refused = refused or started
+                started = monotonic()
+                continue
+            result = latest or result
+            result.tried_enough = call.attempts > earlier
+            return result
         call.attempts += 1
         call.waited += attempt.answered - started
         if isinstance(result, Response) and result.status < 429:
@@ -174,6 +212,8 @@ async def first_good(call: Call) -> Response | Failure:
                 describe(call, attempt)
                 call.note(f"no retry: {decision.reason}")
                 stats.suppressed[decision.reason] += 1
+            if decision.reason in TRIED_ENOUGH:
+                result.tried_enough = True  # whoever called us must not start all over again
             return result
         describe(call, attempt)
         stats.retries[decision.reason] += 1
@@ -189,20 +229,42 @@ async def first_good(call: Call) -> Response | Failure:
         call.paused += started - attempt.answered
 
 
+async def worth_another_look(call: Call, attempt: Attempt, refused: float) -> bool:
+    """Whether the route lets calls wait for an open circuit, and there was time for that."""
+    breaker = call.route.breaker
+    if breaker is None or not breaker.wait or breaker.held:
+        return False
+    began = monotonic()
+    left = min((refused or attempt.started) + breaker.wait, call.deadline) - began
+    if left <= 0:
+        return False
+    await breaker.changed(left)
+    now = monotonic()
+    call.paused += now - attempt.started
+    if not refused:
+        call.note("waiting for the circuit to close")
+    return now < call.deadline
+
+
 def forward(call: Call, response: Response) -> Outcome:
     """Pass a target's answer on, whole or as far as it has come."""
     attempt = call.attempt
     assert attempt is not None
     call.status = status = response.status
     call.committed = True
+    if response.tried_enough:
+        response.lines += (b"x-outrider-retry", b": ", b"off", b"\r\n")
+    if call.recorder is not None:
+        call.recorder.add(response.pieces)
     outcome = SUCCESS if status < 400 else classify(status)
     if outcome is FAILURE:
         call.label = "upstream_error"
-    elif call.attempts > 1:
+    elif call.attempts > 1 and call.label == "ok":
         call.label = "retried"
     if response.complete:
         call.downstream.send_whole(call, response)
         attempt.seal(outcome)
+        recorded(call, response)
     else:
         call.downstream.send_head(call, response)
     return outcome
@@ -216,15 +278,18 @@ async def stream(call: Call, response: Response, outcome: Outcome) -> Outcome:
     assert connection is not None
     if attempt.is_probe():
         attempt.judge_head(outcome)
-    connection.pipe(call.downstream)
+    connection.pipe(sink(call))
     while not connection.settled:
         await suspended()
     now = monotonic()
     call.waited = now - call.started - call.paused
     failure = connection.failure
     if failure is None:
+        if call.recorder is not None:
+            call.recorder.add(response.pieces)
         call.downstream.send_end(response)
         attempt.seal(outcome, now)
+        recorded(call, response)
         return outcome
     call.failure = failure
     call.label = failure.kind.label
@@ -274,24 +339,74 @@ def give_up_on(call: Call, result: Response | Failure) -> Outcome:
     return outcome
 
 
-def covered(call: Call, result: Response | Failure) -> bool:
-    """Whether the route has a fallback that stands in for this result."""
-    fallback = call.route.fallback
-    return fallback is not None and fallback.covers(result)
+async def degraded(call: Call, fallback: Fallback, result: Response | Failure) -> Response | Failure:
+    """What becomes of a result where something may stand in for it: good answers are taken down, and for bad ones the
+    services that stand in are asked, one after the other. If none of them has an answer, it remains as it was."""
+    if not fallback.covers(result):
+        record(call, result)
+        return result
+    home, last = call.route, call.attempt
+    if not fallback.elsewhere or not may_go_elsewhere(call) or (isinstance(result, Response) and not result.complete):
+        return result  # the rest of a broken-off answer could not be had any more once its connection is given up
+    release(call, give_up_on(call, result))
+    call.failure = None
+    for service in fallback.elsewhere:
+        if call.upgrade or monotonic() >= call.deadline or (service.confined and climbs(call.path)):
+            break
+        call.note(f"asking {service.name} in place of {home.cluster.name}")
+        call.route = service.route_for(call.method, call.path)
+        call.tried = ()
+        if not await let_in(call, call.route.policies[FOR_EVERY_CALL:]):
+            release(call, NEUTRAL)
+            continue
+        answer = await first_good(call)
+        if isinstance(answer, Response) and not fallback.covers(answer):
+            marked = f"service; name={service.name}; cause={cause(result)}".encode()
+            answer.lines += (b"x-outrider-degraded", b": ", marked, b"\r\n")
+            call.label = "fallback"
+            return answer
+        go_on = may_go_elsewhere(call)
+        release(call, give_up_on(call, answer))
+        call.failure = None
+        if not go_on:
+            break
+    call.route, call.attempt = home, last
+    return result
 
 
-def answer_here(call: Call, verdict: Failure | Reply | Response) -> None:
+async def let_in(call: Call, policies: Sequence[Policy]) -> bool:
+    """Whether these policies, too, let the call in."""
+    for policy in policies:
+        verdict = policy.admit(call)
+        if verdict is not None and not isinstance(verdict, (Failure, Reply)):
+            verdict = await verdict
+        if verdict is not None:
+            return False
+    return True
+
+
+def may_go_elsewhere(call: Call) -> bool:
+    """Whether the request may be sent once more, to somebody else, after the latest attempt."""
+    attempt = call.attempt
+    return call.may_repeat() and (
+        attempt is None or not attempt.admitted or attempt.unsent or call.route.retry.repeatable(call)
+    )
+
+
+def release(call: Call, outcome: Outcome) -> None:
+    """Tell the policies that let the call in how it ended, the latest first."""
+    permits, call.permits = call.permits, ()
+    for policy in permits:
+        policy.observe(call, outcome)
+
+
+def answer_here(call: Call, verdict: Failure | Reply) -> None:
     """Answer with a reply made here; if an answer has already begun, make it visibly broken instead."""
     if isinstance(verdict, Failure):
         call.failure = verdict
         call.label = verdict.kind.label
-    if isinstance(verdict, Reply):
-        reply = verdict
-    elif covered(call, verdict):
-        assert call.route.fallback is not None
-        reply = call.route.fallback.reply(verdict)
-        call.label = "fallback"
-    else:
+    reply = verdict if isinstance(verdict, Reply) else stand_in(call, verdict)
+    if reply is None:
         assert isinstance(verdict, Failure)
         reply = rescue(
             verdict,

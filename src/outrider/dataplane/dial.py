@@ -31,8 +31,9 @@ async def dial(endpoint: Endpoint, timers: Timers, timeout: float, raw: bool = F
     tls = endpoint.tls if not raw else None
     protocol = cast(asyncio.Protocol, Upstream(endpoint, timers, raw))
     context, expected = (tls.context, tls.server_name) if tls is not None else (None, None)
+    host, port = endpoint.detour or (endpoint.host, endpoint.port)
     connecting = loop.create_task(
-        loop.create_connection(lambda: protocol, endpoint.host, endpoint.port, ssl=context, server_hostname=expected)
+        loop.create_connection(lambda: protocol, host, port, ssl=context, server_hostname=expected)
     )
     try:
         transport, _ = await _within(timeout, connecting)

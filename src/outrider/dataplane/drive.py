@@ -68,9 +68,17 @@ class Drive:
         elif not future.cancel():
             self._cancelled = True  # it is done already, and the callback that resumes us is on its way
 
+    def forget(self) -> None:
+        """Let go of whoever was to be told: nothing is run any more."""
+        self._ended = _nobody
+
     def _stop(self) -> asyncio.CancelledError:
         self._cancelled = False
         return asyncio.CancelledError()
+
+
+def _nobody() -> None:
+    pass
 
 
 def _next_turn() -> asyncio.Future[None]:

@@ -5,6 +5,7 @@ Around the whole call, outermost first:
 1. deadline     everything after it spends the call's time
 2. context      a refusal must already carry the correlation id the app will look for
 3. rate limit   cheapest refusal, and it must count arrivals, not survivors
+   throttle     after our own limits, because it compares what we would send with what the service takes
 4. concurrency  holds a permit for as long as the call lives, so only for calls that were let through so far
 
 Then the retry loop, and around each attempt:
@@ -26,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from outrider.dataplane.policies import Policy, Stamp
 from outrider.dataplane.policies.concurrency import ConcurrencyLimit
@@ -34,7 +36,11 @@ from outrider.dataplane.policies.credentials import Credential
 from outrider.dataplane.policies.deadline import Deadline
 from outrider.dataplane.policies.headers import Headers
 from outrider.dataplane.policies.rate_limit import RateLimit
+from outrider.dataplane.policies.throttle import Throttle
 from outrider.dataplane.wire import REQUEST_OWNED
+
+# Positions 1 and 2 act on the call as such; what follows protects one service, also when it stands in for another.
+FOR_EVERY_CALL: Final = 2
 
 
 @dataclass(slots=True)
@@ -46,12 +52,19 @@ class Parts:
     headers: Headers
     credentials: Sequence[Credential] = ()
     rate_limit: RateLimit | None = None
+    throttle: Throttle | None = None
     concurrency: ConcurrencyLimit | None = None
 
 
 def around_the_call(parts: Parts) -> tuple[Policy, ...]:
     """Positions 1 to 4. What is not configured is not on the path."""
-    ordered: tuple[Policy | None, ...] = (parts.deadline, parts.context, parts.rate_limit, parts.concurrency)
+    ordered: tuple[Policy | None, ...] = (
+        parts.deadline,
+        parts.context,
+        parts.rate_limit,
+        parts.throttle,
+        parts.concurrency,
+    )
     return tuple(policy for policy in ordered if policy is not None)
 
 

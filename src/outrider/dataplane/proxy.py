@@ -33,6 +33,7 @@ NOTED = frozenset(
         b"traceparent",
         b"transfer-encoding",
         b"upgrade",
+        b"x-outrider-attempt",
         b"x-outrider-retry",
         b"x-outrider-service",
         b"x-outrider-timeout",

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 # The types of compiled fields must exist when the class is made, so these are real imports.
 from outrider.dataplane.cluster import Cluster
 from outrider.dataplane.policies.breaker import Breaker
+from outrider.dataplane.policies.hedge import Hedge
 from outrider.dataplane.policies.retry import Retry
 from outrider.dataplane.stats import RouteStats
 from outrider.dataplane.wire import REQUEST_OWNED
@@ -34,7 +35,7 @@ class Route:
 
     `policies` are admitted in order and observed in reverse; `breaker` and `stamps` act on every attempt.
     `owned` are the header names this route writes, lower case. `upgrade` lets an app switch to another protocol,
-    `allow_connect` lets it CONNECT to an endpoint. Timeouts are in seconds.
+    `allow_connect` lets it CONNECT to an endpoint. `critical` is None where nothing is said. Timeouts are in seconds.
     """
 
     name: str
@@ -49,6 +50,8 @@ class Route:
     connect_timeout: float
     upgrade: bool = True
     allow_connect: bool = False
+    hedge: Hedge | None = None
+    critical: bool | None = None
     owned: frozenset[bytes] = REQUEST_OWNED
     timing_name: bytes = b""
 

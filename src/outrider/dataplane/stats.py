@@ -70,16 +70,29 @@ class ClusterStats:
     """What happened to the attempts of one service. `attempts` by status, or by the slug of the failure; `tunnelled`
     in bytes, by direction."""
 
-    __slots__ = ("attempts", "connects", "handshakes", "retries", "suppressed", "transitions", "tunnelled", "tunnels")
+    __slots__ = (
+        "attempts",
+        "connects",
+        "handshakes",
+        "hedges",
+        "retries",
+        "suppressed",
+        "transitions",
+        "tunnelled",
+        "tunnels",
+        "unhealthy",
+    )
 
     def __init__(self) -> None:
         self.attempts: dict[str | int, int] = defaultdict(int)
+        self.hedges: dict[str, int] = defaultdict(int)
         self.retries: dict[str, int] = defaultdict(int)
         self.suppressed: dict[str, int] = defaultdict(int)
         self.connects: dict[str, int] = defaultdict(int)
         self.transitions: dict[tuple[str, str], int] = defaultdict(int)
         self.handshakes: dict[str, int] = defaultdict(int)
         self.tunnels = 0  # open now
+        self.unhealthy = 0  # endpoints that active checks have found so
         self.tunnelled: dict[str, int] = defaultdict(int)
 
 

@@ -44,7 +44,9 @@ _NO_ANSWER: Final = {
 class ResponseSink(Protocol):
     """Where a response body goes: the app's connection."""
 
-    write_paused: bool
+    @property
+    def write_paused(self) -> bool:
+        """Whether to pause reading what goes there."""
 
     def write_body(self, pieces: list[bytes]) -> None: ...
 
@@ -191,6 +193,7 @@ class Upstream:
             and self.failure is None
             and (body is None or self._took_all_of(body))
             and self._tls is self._endpoint.tls
+            and not self._endpoint.retired
         ):
             if self._reading_paused:
                 self.resume_reading()
@@ -313,7 +316,7 @@ class Upstream:
             self._collected = []
             if not self.settled:
                 self.settled = True
-                attempt.call.downstream.resume_call()
+                attempt.resume()
         else:
             self._partial(data)
 
@@ -502,7 +505,7 @@ class Upstream:
         """There is news for the call."""
         if self.attempt is not None and not self.settled:
             self.settled = True
-            self.attempt.call.downstream.resume_call()
+            self.attempt.resume()
 
     def _fail(self, kind: Kind, detail: str) -> None:
         """Record why the exchange failed; the first reason stands."""
@@ -561,12 +564,8 @@ class Upstream:
         """Take the facts out of a field that is not simply passed on. The parser has refused conflicting ones."""
         response = self.response
         if self._head_done:
-            if lower in response.trailer_names and not response.complete:
-                response.trailers += b"%b: %b\r\n" % (name, value)
-                if len(response.trailers) > self._endpoint.max_head_bytes:
-                    self._too_large()
-            return
-        if lower == b"content-length":
+            self._note_trailer(response, lower, name, value)
+        elif lower == b"content-length":
             response.length = int(value)
             response.lines += (name, b": ", value, b"\r\n")
         elif lower == b"connection":
@@ -579,17 +578,24 @@ class Upstream:
             response.chunked = True
         elif lower == b"keep-alive":
             self._learn_idle_limit(value)
-        elif lower == b"trailer":
-            if self.attempt is not None and self.attempt.call.trailers:
-                response.trailer_names = response.trailer_names | trailer_names(value)
+        elif lower == b"trailer" and self.attempt is not None and self.attempt.call.trailers:
+            response.trailer_names = response.trailer_names | trailer_names(value)
         elif lower == b"upgrade":
             response.upgrade = value.strip(b" \t")
         elif lower == b"retry-after":
             response.retry_after = value
             response.lines += (name, b": ", value, b"\r\n")
+        elif lower == b"x-outrider-retry":
+            response.tried_enough = value.strip(b" \t").lower() == b"off"
         elif lower == b"location":
             response.location = len(response.lines) + 2
             response.lines += (name, b": ", value, b"\r\n")
+
+    def _note_trailer(self, response: Response, lower: bytes, name: bytes, value: bytes) -> None:
+        if lower in response.trailer_names and not response.complete:
+            response.trailers += b"%b: %b\r\n" % (name, value)
+            if len(response.trailers) > self._endpoint.max_head_bytes:
+                self._too_large()
 
     def _remove_nominated(self, response: Response) -> None:
         """Take out what `Connection` names; not the framing, which is not the target's to take away."""

@@ -34,7 +34,14 @@ REQUEST_OWNED: Final = HOP_BY_HOP | frozenset(
 
 # Response fields that are not simply passed on: hop-by-hop ones, ours, and those that we must read.
 RESPONSE_NOTED: Final = HOP_BY_HOP | frozenset(
-    (b"content-length", b"location", b"retry-after", b"x-outrider-attempts", b"x-outrider-degraded")
+    (
+        b"content-length",
+        b"location",
+        b"retry-after",
+        b"x-outrider-attempts",
+        b"x-outrider-degraded",
+        b"x-outrider-retry",
+    )
 )
 
 _PLAIN_CONNECTION: Final = frozenset((b"keep-alive", b"close"))

@@ -115,10 +115,12 @@ class Kind(Enum):
 class Failure:
     """One failure that happened: its kind, a sentence for people, and when to come back.
 
-    `retry_after` is in seconds; `endpoint` is `host:port` of the target involved, if any.
+    `retry_after` is in seconds; `endpoint` is `host:port` of the target involved, if any. `tried_enough`: trying again
+    from further away would only add load.
     """
 
     kind: Kind
     detail: str
     retry_after: float | None = None
     endpoint: str | None = None
+    tried_enough: bool = False

@@ -72,6 +72,8 @@ def rescue(
         (b"content-type", b"application/problem+json"),
         (b"proxy-status", proxy_status(failure)),
     ]
+    if failure.tried_enough:
+        headers.append((b"x-outrider-retry", b"off"))
     if failure.retry_after is not None:
         seconds = max(1, math.ceil(failure.retry_after))
         problem["retryAfter"] = seconds

@@ -15,7 +15,7 @@ from outrider.dataplane.call import Call
 from outrider.dataplane.cluster import Cluster
 from outrider.dataplane.policies.breaker import Breaker, BreakerSettings
 from outrider.dataplane.policies.budget import RetryBudget
-from outrider.dataplane.policies.retry import Decision, Retry, parse_retry_after
+from outrider.dataplane.policies.retry import TRIED_ENOUGH, Decision, Retry, again, parse_retry_after
 from outrider.dataplane.replay import RequestBody
 from outrider.model.failure import Failure, Kind, Phase
 from outrider.model.messages import Response
@@ -76,7 +76,7 @@ def yes(decision: Decision) -> bool:
 
 def open_breaker() -> Breaker:
     breaker = Breaker("user", BreakerSettings(open_first=60.0, open_cap=60.0))
-    breaker.open()
+    breaker.hold_open()
     return breaker
 
 
@@ -243,6 +243,72 @@ def test_the_only_endpoint_is_not_free() -> None:
     call.tried = call.route.cluster.endpoints
     attempt = make_attempt(call, Failure(Kind.CONNECT_REFUSED, ""))
     assert retry.decide(call, attempt, 1000.0) == Decision(None, "budget")
+
+
+# ---------------------------------------------------------------- retries of others
+
+AGAIN = {b"x-outrider-attempt": b"2"}
+
+
+@pytest.mark.parametrize(
+    ("value", "is_again"),
+    [(None, False), (b"", False), (b" ", False), (b"0", False), (b"1", False), (b" 1 ", False), (b"2", True)],
+)
+def test_again(value: bytes | None, is_again: bool) -> None:
+    """A second attempt of whoever called the app is a retry; a first one, or none that is counted, is not."""
+    assert again(value) == is_again
+
+
+def test_a_call_that_is_a_retry_is_not_retried() -> None:
+    """Otherwise every hop of a chain multiplies the load on its end."""
+    for fault in (503, Kind.RESET, Kind.ATTEMPT_TIMEOUT):
+        assert judge(fault, headers=AGAIN) == Decision(None, "is_retry")
+    assert yes(judge(503, headers={b"x-outrider-attempt": b"1"}))
+
+
+def test_a_retry_whose_connection_was_refused_goes_elsewhere() -> None:
+    """Where nothing was sent there is no load to multiply."""
+    assert judge(Kind.CONNECT_REFUSED, headers=AGAIN) == Decision(0.025, "connect")
+
+
+def test_the_apps_own_no_is_stronger() -> None:
+    """`x-outrider-retry: off` on a retry is the app's word, even when nothing was sent."""
+    for fault in (503, Kind.CONNECT_REFUSED):
+        assert judge(fault, headers=AGAIN | OFF) == Decision(None, "caller")
+
+
+@pytest.mark.parametrize(
+    ("headers", "who"),
+    [({}, None), (AGAIN, "is_retry"), (OFF, "caller"), (AGAIN | OFF, "caller"), ({b"x-outrider-retry": b"on"}, None)],
+)
+def test_forbidden(headers: dict[bytes, bytes], who: str | None) -> None:
+    """Who has said no, as a word for the metric."""
+    assert Retry().forbidden(make_call(headers=headers)) == who
+
+
+def test_what_was_tried_enough_below_is_not_tried_again() -> None:
+    """A sidecar nearer to the fault has given up: we would only start it all over again."""
+    answer = make_response(503)
+    answer.tried_enough = True
+    assert judge(answer) == Decision(None, "tried_below")
+    assert judge(answer, max_retries=0) == Decision(None, "off")
+
+
+def test_which_refusals_are_told_to_the_caller() -> None:
+    """Given up for load's sake must not be tried again further up; given up for safety's sake is the caller's own."""
+    breaker, nothing = open_breaker(), RetryBudget(0.0, reserve=0)
+    answer = make_response(503)
+    answer.tried_enough = True
+    enough = [
+        judge(503, number=9),
+        judge(503, budget=nothing),
+        judge(503, headers=AGAIN),
+        judge(answer),
+        judge(503, breaker=breaker),
+    ]
+    others = [judge(503, b"POST"), judge(503, headers=OFF), judge(503, max_retries=0), judge(200)]
+    assert {decision.reason for decision in enough} == TRIED_ENOUGH
+    assert not {decision.reason for decision in others} & TRIED_ENOUGH
 
 
 # ---------------------------------------------------------------- the whole table

@@ -1,4 +1,5 @@
-"""The admin port: `/api/v1/status` and `/config` to look, `/-/drain` and `/-/quit` to stop, for people on this machine.
+"""The admin port, for people on this machine: `/api/v1/status` and `/config` to look, `/-/drain` and `/-/quit` to stop,
+and what orders.py adds.
 
 A browser on the same machine can be made to send requests here (DNS rebinding), so the Host must be one of ours,
 no CORS header is ever sent, and with `admin.token` set every request must carry it. What changes something is a POST
@@ -11,7 +12,7 @@ import hmac
 import re
 import signal
 from collections.abc import Awaitable, Callable
-from time import monotonic, time
+from time import time
 from typing import Any
 
 from aiohttp import web
@@ -19,9 +20,10 @@ from aiohttp import web
 from outrider import __version__
 from outrider.config.schema import Config
 from outrider.config.source import Document, KeyPath, dotted
+from outrider.controlplane.admin.orders import add_orders, shown
 from outrider.controlplane.runtime import Runtime
 from outrider.dataplane.cluster import Cluster
-from outrider.dataplane.policies.breaker import OPEN, Breaker
+from outrider.dataplane.policies.breaker import Breaker
 
 _OUR_HOSTS = frozenset(("127.0.0.1", "localhost", "[::1]", "::1"))
 _SECRET_KEYS = frozenset(("value", "token", "key", "password", "secret"))
@@ -43,10 +45,12 @@ def admin_guard(config: Config) -> Any:
             given = request.headers.get("authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(given.encode(), token.encode()):
                 raise web.HTTPUnauthorized(text="unauthorized\n", headers={"www-authenticate": "Bearer"})
-        if request.method == "POST" and not (
+        if request.method not in ("GET", "HEAD") and not (
             request.content_type == "application/json" or request.headers.get("x-outrider")
         ):
-            raise web.HTTPForbidden(text="a POST here needs Content-Type: application/json or X-Outrider: 1\n")
+            raise web.HTTPForbidden(
+                text=f"a {request.method} here needs Content-Type: application/json or X-Outrider: 1\n"
+            )
         return await handler(request)
 
     return guard
@@ -72,6 +76,7 @@ def admin_app(runtime: Runtime) -> web.Application:
     app = web.Application(middlewares=[admin_guard(runtime.resolved.config)])
     app.router.add_get("/api/v1/status", status_)
     app.router.add_get("/config", config)
+    add_orders(app, runtime)
     app.router.add_post("/-/drain", drain)
     for path in ("/-/quit", "/quitquitquit"):
         app.router.add_post(path, quit_)
@@ -106,30 +111,22 @@ def _service_status(cluster: Cluster, breakers: dict[str, Breaker], in_flight: i
     return {
         "in_flight": in_flight,
         "balance": cluster.balance,
-        "circuits": {breaker.name: _circuit(breaker) for breaker in own},
+        "circuits": {breaker.name: shown(breaker) for breaker in own},
         "endpoints": [
             {
                 "address": endpoint.name,
+                "state": endpoint.standing,
+                "latency_ms": round(endpoint.latency * 1000, 2),
                 "in_flight": endpoint.in_flight,
                 "connections": {"open": endpoint.pool.open, "idle": len(endpoint.pool.idle)},
             }
             for endpoint in cluster.endpoints
         ],
         "attempts": {str(label): count for label, count in cluster.stats.attempts.items()},
+        "hedges": dict(cluster.stats.hedges),
         "retries": dict(cluster.stats.retries),
         "retries_suppressed": dict(cluster.stats.suppressed),
     }
-
-
-def _circuit(breaker: Breaker) -> dict[str, Any]:
-    shown: dict[str, Any] = {
-        "state": breaker.state,
-        "failures_in_window": breaker.failures,
-        "failures_in_a_row": breaker.in_a_row,
-    }
-    if breaker.state == OPEN:
-        shown["probe_in_seconds"] = round(max(0.0, breaker.open_until - monotonic()), 2)
-    return shown
 
 
 def redacted(document: Document, redact: list[str]) -> dict[str, Any]:

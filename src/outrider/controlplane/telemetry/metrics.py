@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import platform
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
@@ -12,6 +13,7 @@ from prometheus_client.registry import Collector
 
 from outrider import __version__
 from outrider.controlplane.runtime import Runtime
+from outrider.dataplane.cluster import STANDINGS
 from outrider.dataplane.policies.breaker import CLOSED, HALF_OPEN, OPEN
 from outrider.dataplane.stats import BUCKETS, LIMITS, Histogram
 
@@ -105,6 +107,7 @@ class OutriderCollector(Collector):
         for name, text, attribute, label in (
             ("outrider_retries", "Retries by reason", "retries", "reason"),
             ("outrider_retries_suppressed", "Retries not made, by reason", "suppressed", "reason"),
+            ("outrider_hedges", "Races of attempts, by who won: the hedge, or the first (lost)", "hedges", "result"),
             ("outrider_upstream_connects", "Connections made or failed", "connects", "result"),
             ("outrider_tls_handshakes", "TLS handshakes with targets, full or resumed", "handshakes", "kind"),
             ("outrider_tunnelled_bytes", "Bytes through tunnels that have ended", "tunnelled", "direction"),
@@ -125,8 +128,18 @@ class OutriderCollector(Collector):
         clusters = runtime.compiled.clusters
         tunnels = [((cluster.name,), cluster.stats.tunnels) for cluster in clusters]
         yield _gauge("outrider_tunnels", "Connections that have left HTTP, as WebSocket does", ["service"], tunnels)
-        endpoints = [((cluster.name, "ready"), len(cluster.endpoints)) for cluster in clusters]
+        standing = Counter((cluster.name, one.standing) for cluster in clusters for one in cluster.endpoints)
+        endpoints = [((c.name, state), standing[c.name, state]) for c in clusters for state in STANDINGS]
         yield _gauge("outrider_endpoints", "Endpoints by state", ["service", "state"], endpoints)
+        events = list(runtime.ejections.items())
+        yield _counter("outrider_endpoint_ejections", "Endpoints set aside, and back", ["service", "event"], events)
+        limits = runtime.compiled.limits_in_force
+        rows = [((label,), limit.limit) for label, limit in limits]
+        yield _gauge("outrider_concurrency_limit", "Calls allowed at a time", ["service"], rows)
+        rows = [((label,), limit.waiting) for label, limit in limits]
+        yield _gauge("outrider_queued_requests", "Calls that wait for others to end", ["service"], rows)
+        shares = [((label,), throttle.refused_share()) for label, throttle in runtime.compiled.throttles]
+        yield _gauge("outrider_throttled_share", "Share of calls refused on this side", ["service"], shares)
         connections = []
         for cluster in clusters:
             idle = sum(len(endpoint.pool.idle) for endpoint in cluster.endpoints)

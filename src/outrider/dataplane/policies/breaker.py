@@ -4,14 +4,21 @@ pybreaker is the state machine and the listener hub, fed with finished outcomes 
 call ever runs *through* it, because it would admit every call while half-open, count a cancelled call as a
 failure, and let stragglers prolong an outage. Ours are therefore the window, the probe permits and the
 generation stamps. Closed is good: calls pass. Open refuses. Half-open lets `probes` calls through at a time.
+
+The pause between probes grows with the outage, not with the number of probes: it is a twentieth of how long the target
+has been away, so that recovery is noticed late by little more than that. A probe that hangs does not hold up the next
+one for long (docs/decisions/0012).
 """
 
 from __future__ import annotations
 
+import asyncio
+import math
+from asyncio import Future, TimerHandle
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from random import uniform
+from random import random, uniform
 from time import monotonic
 from typing import TYPE_CHECKING, Any, Final
 
@@ -30,6 +37,17 @@ _NAMES: Final = {pybreaker.STATE_CLOSED: CLOSED, pybreaker.STATE_OPEN: OPEN, pyb
 _BUCKETS: Final = 10
 # Open periods spread by up to this share, so that many sidecars do not probe in step.
 _SPREAD: Final = 0.2
+# The pause between two probes, as a share of how long the target has been away.
+_OF_THE_OUTAGE: Final = 0.05
+# Seconds after which a probe that has not ended no longer keeps the next one from going.
+_PROBE_TAKES: Final = 0.5
+# How many of those who wait go at a time once it has closed, and after how many seconds the next.
+_BATCH: Final = 16
+_BATCH_EVERY: Final = 0.005
+# What a ramp begins with, as a share of all attempts.
+_RAMP_FROM: Final = 0.1
+# Seconds that a target may ask us to stay away for.
+_MOST_ASKED: Final = 60.0
 
 TransitionHook = Callable[[str, str, str], None]
 
@@ -39,7 +57,9 @@ class BreakerSettings:
     """When to open, and for how long. Durations in seconds, rates as fractions; 0 switches a rule off.
 
     Opens on `consecutive_failures` in a row, or when of at least `min_requests` attempts within `window` a share
-    of `failure_rate` failed or of `slow_rate` took longer than `slow_call` to answer.
+    of `failure_rate` failed or of `slow_rate` took longer than `slow_call` to answer. Stays open for `open_first`,
+    later for longer, up to `open_cap`. Within `ramp` after closing, it lets a growing share of attempts through. Calls
+    that it refuses may wait for it to close for up to `wait`.
     """
 
     consecutive_failures: int = 5
@@ -48,9 +68,11 @@ class BreakerSettings:
     slow_call: float = 4.0
     min_requests: int = 20
     window: float = 10.0
-    open_first: float = 0.5
-    open_cap: float = 5.0
+    open_first: float = 0.02
+    open_cap: float = 0.25
     probes: int = 1
+    ramp: float = 0.0
+    wait: float = 0.0
 
 
 class _Window:
@@ -102,20 +124,29 @@ class Breaker:
     """One circuit breaker. Sees attempts, not calls."""
 
     __slots__ = (
+        "_asked",
+        "_away_since",
+        "_bell",
+        "_cheap",
         "_clock",
+        "_draw",
         "_hooks",
         "_in_a_row",
         "_jitter",
         "_machine",
-        "_opened_times",
         "_permits",
+        "_probed_at",
+        "_ramp_until",
         "_settings",
         "_slow_call",
+        "_waiting",
         "_window",
         "generation",
+        "held",
         "name",
         "open_until",
         "state",
+        "wait",
     )
 
     def __init__(
@@ -126,9 +157,11 @@ class Breaker:
         hooks: tuple[TransitionHook, ...] = (),
         clock: Callable[[], float] = monotonic,
         jitter: Callable[[float, float], float] = uniform,
+        draw: Callable[[], float] = random,
     ) -> None:
-        """`hooks` hear every transition as `(name, from, to)`."""
+        """`hooks` hear every transition as `(name, from, to)`. `draw` gives a number from 0 to 1."""
         self.name = name
+        self.held = ""  # the state it is kept in by hand
         self.state = CLOSED
         self.generation = 0
         self.open_until = 0.0
@@ -137,10 +170,18 @@ class Breaker:
         self._hooks = hooks
         self._clock = clock
         self._jitter = jitter
+        self._draw = draw
         self._window = _Window(settings.window)
         self._in_a_row = 0
-        self._opened_times = 0
+        self._away_since = 0.0
+        self._asked = 0.0  # until when the target has asked us to stay away
+        self._ramp_until = 0.0
         self._permits = 0
+        self._probed_at = 0.0
+        self._cheap = False  # the latest failure was a refused connection: asking again costs nobody anything
+        self.wait = settings.wait
+        self._waiting: deque[Future[None]] = deque()
+        self._bell: TimerHandle | None = None  # wakes those who wait
         self._machine = pybreaker.CircuitBreaker(
             fail_max=settings.consecutive_failures or 2**31,
             success_threshold=settings.probes,
@@ -158,6 +199,9 @@ class Breaker:
             if refusal is not None:
                 return refusal
             self._permits -= 1
+            self._probed_at = self._clock()
+        elif self._ramp_until and (refusal := self._ramping(attempt.started)) is not None:
+            return refusal
         attempt.generation = self.generation
         return None
 
@@ -165,6 +209,8 @@ class Breaker:
         """Hear how the attempt ended. A straggler, whose state has passed, moves nothing."""
         if attempt.generation != self.generation:
             return
+        if outcome is FAILURE:
+            self._cheap = attempt.refused
         if self.state is CLOSED:
             if outcome is SUCCESS:
                 now = attempt.answered
@@ -174,13 +220,64 @@ class Breaker:
                     window.total += 1
                     return
             if outcome is not NEUTRAL:
-                self._count(attempt.answered, attempt.latency, outcome is FAILURE)
+                self._count(attempt.answered, attempt.latency, outcome is FAILURE, attempt.excused)
         else:
             self._judge_probe(outcome)
 
-    def refusing(self) -> bool:
-        """Whether an attempt would be refused right now; takes nothing."""
-        return self.state is not CLOSED and self._refuse() is not None
+    def refusing(self) -> float:
+        """Seconds until an attempt may go again; 0 if it may go now. Takes nothing."""
+        refusal = self._refuse() if self.state is not CLOSED else None
+        return 0.0 if refusal is None else refusal.retry_after or _SPREAD
+
+    async def changed(self, seconds: float) -> None:
+        """Wait until the circuit closes, or until it is this call's turn to make the next probe, but no longer than so
+        many seconds."""
+        loop = asyncio.get_running_loop()
+        turn: Future[None] = loop.create_future()
+        timer = loop.call_later(seconds, _resolve, turn)
+        self._waiting.append(turn)
+        if self._bell is None:
+            self._set_bell()
+        try:
+            await turn
+        finally:
+            timer.cancel()
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+
+    def _set_bell(self) -> None:
+        """Wake those who wait: one when a probe is due, all when the circuit has closed, a few at a time."""
+        if self._bell is not None:
+            self._bell.cancel()
+            self._bell = None
+        if not self._waiting:
+            return
+        if self.state is CLOSED:
+            left = _BATCH_EVERY
+        elif self.state is OPEN:
+            left = self.open_until - self._clock()
+        else:
+            left = self._probed_at + _PROBE_TAKES - self._clock()
+        if left < math.inf:
+            self._bell = asyncio.get_running_loop().call_later(max(left, 0.001), self._ring)
+
+    def _ring(self) -> None:
+        self._bell = None
+        self._wake(_BATCH if self.state is CLOSED else 1)
+        self._set_bell()
+
+    def _wake(self, count: int) -> None:
+        waiting = self._waiting
+        while waiting and count:
+            turn = waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                count -= 1
+
+    def asked_to_wait(self, seconds: float) -> None:
+        """The target has said when to come back (`Retry-After` of a 503, RFC 9110 §10.2.3): if this opens, it stays
+        open until then."""
+        self._asked = self._clock() + min(seconds, _MOST_ASKED)
 
     def probing(self, attempt: Attempt) -> bool:
         """Whether this attempt holds one of the probe permits."""
@@ -188,15 +285,29 @@ class Breaker:
 
     # ---------------------------------------------------------------- by hand
 
-    def open(self) -> None:
-        """Open the circuit now."""
+    def hold_open(self) -> None:
+        """Refuse everything until told otherwise."""
+        self.held = OPEN
         if self.state is not OPEN:
             self._machine.open()
+        self.open_until = math.inf
 
-    def close(self) -> None:
-        """Close the circuit now."""
+    def hold_closed(self) -> None:
+        """Let everything through until told otherwise, whatever fails."""
+        self.held = CLOSED
+        self._ramp_until = 0.0
         if self.state is not CLOSED:
             self._machine.close()
+
+    def reset(self) -> None:
+        """Closed, with nothing remembered, and by its own rules again."""
+        self.held = ""
+        if self.state is not CLOSED:
+            self._machine.close()
+        self._in_a_row = 0
+        self._asked = self._ramp_until = 0.0
+        self._window.clear()
+        _feed(self._machine, _working)
 
     # ---------------------------------------------------------------- rules
 
@@ -215,30 +326,46 @@ class Breaker:
         if self.state is OPEN:
             left = self.open_until - self._clock()
             if left > 0:
+                if self.held:
+                    return Failure(Kind.CIRCUIT_OPEN, f"the circuit of {self.name} is held open by hand")
                 return Failure(
                     Kind.CIRCUIT_OPEN,
-                    f"the circuit of {self.name} is open after too many failures; next probe in {left:.1f} s",
+                    f"the circuit of {self.name} is open after too many failures; next probe in {left:.2f} s",
                     retry_after=left,
                 )
             self._machine.half_open()
-        if self._permits > 0:
+        if self._permits > 0 or self._clock() >= self._probed_at + _PROBE_TAKES:
             return None
         detail = f"the circuit of {self.name} is half-open and a probe is already on its way"
-        return Failure(Kind.CIRCUIT_OPEN, detail, retry_after=1.0)
+        return Failure(Kind.CIRCUIT_OPEN, detail, retry_after=_PROBE_TAKES)
 
-    def _count(self, now: float, latency: float, failed: bool) -> None:
+    def _ramping(self, now: float) -> Failure | None:
+        """Just closed again: a share that grows with time may go, so that a cold target is not overrun."""
+        left = self._ramp_until - now
+        if left <= 0:
+            self._ramp_until = 0.0
+            return None
+        if self._draw() < max(_RAMP_FROM, 1.0 - left / self._settings.ramp):
+            return None
+        return Failure(Kind.CIRCUIT_OPEN, f"{self.name} has just recovered and gets calls gradually", retry_after=left)
+
+    def _count(self, now: float, latency: float, failed: bool, excused: bool) -> None:
+        if self.held:
+            return
         settings = self._settings
         window = self._window
         slow = latency > settings.slow_call
         window.add(now, failed, slow)
         if failed:
-            self._in_a_row += 1
-            _feed(self._machine, _failing)
+            if not excused:
+                self._in_a_row += 1
+                _feed(self._machine, _failing)
         elif self._in_a_row:
             self._in_a_row = 0
             _feed(self._machine, _working)
         if (
             (failed or slow)
+            and not excused
             and self.state is CLOSED
             and window.total >= settings.min_requests
             and (
@@ -250,7 +377,7 @@ class Breaker:
 
     def _judge_probe(self, outcome: Outcome) -> None:
         """Success counts towards closing, failure opens again, neutral only gives the permit back."""
-        self._permits += 1
+        self._permits = min(self._settings.probes, self._permits + 1)
         if outcome is not NEUTRAL:
             _feed(self._machine, _failing if outcome is FAILURE else _working)
 
@@ -261,12 +388,20 @@ class Breaker:
         self._in_a_row = 0
         self._permits = self._settings.probes if new is HALF_OPEN else 0
         if new is CLOSED:
-            self._opened_times = 0
             self._window.clear()
+            self._wake(_BATCH)
+            self._ramp_until = self._clock() + self._settings.ramp if self._settings.ramp and not self.held else 0.0
         elif new is OPEN:
-            period = min(self._settings.open_cap, self._settings.open_first * 2.0**self._opened_times)
-            self._opened_times = min(self._opened_times + 1, 30)
-            self.open_until = self._clock() + self._jitter(period, period * (1 + _SPREAD))
+            now = self._clock()
+            if old is CLOSED:
+                self._away_since = now
+            settings = self._settings
+            period = min(settings.open_cap, max(settings.open_first, (now - self._away_since) * _OF_THE_OUTAGE))
+            if self._cheap:
+                period = settings.open_first
+            self.open_until = max(now + self._jitter(period, period * (1 + _SPREAD)), self._asked)
+        if self._waiting:
+            self._set_bell()
         for hook in self._hooks:
             hook(self.name, old, new)
 
@@ -285,6 +420,11 @@ class _Listener(pybreaker.CircuitBreakerListener):
 
 class _AttemptFailedError(Exception):
     """What pybreaker is told when an attempt failed."""
+
+
+def _resolve(turn: Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)
 
 
 def _working() -> None:

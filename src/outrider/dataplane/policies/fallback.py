@@ -1,17 +1,23 @@
-"""A prepared answer for when a service fails that the app can live without."""
+"""What stands in for a service that fails and that the app can live without: a chain, tried in order."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from outrider.dataplane.policies.last_good import LastGood
 from outrider.model.failure import Failure, Origin
 from outrider.model.messages import Response
 from outrider.model.outcome import FAILURE, classify
 from outrider.model.reply import Reply
 
+if TYPE_CHECKING:
+    from outrider.dataplane.call import Call
+    from outrider.dataplane.routing import Service
 
-class Fallback:
-    """Answers in place of a failure. The app's own mistakes are still told to the app."""
+
+class Prepared:
+    """An answer that the configuration holds ready."""
 
     __slots__ = ("_body", "_headers", "_status")
 
@@ -20,14 +26,38 @@ class Fallback:
         self._headers = list(headers)
         self._body = body
 
+    def reply(self, call: Call, result: Response | Failure) -> Reply:
+        """The prepared answer; `x-outrider-degraded` tells the app that it is one, and what it covers up."""
+        marked = [*self._headers, (b"x-outrider-degraded", f"static; cause={cause(result)}".encode())]
+        return Reply(self._status, marked, self._body)
+
+
+class Fallback:
+    """Stands in for a failure: `elsewhere` is another service to ask first, then `steps` answer from here. The app's
+    own mistakes are still told to the app."""
+
+    __slots__ = ("_steps", "elsewhere", "last_good")
+
+    def __init__(self, steps: Sequence[Prepared | LastGood], elsewhere: Sequence[Service] = ()) -> None:
+        self._steps = tuple(steps)
+        self.elsewhere = tuple(elsewhere)
+        self.last_good = next((step for step in steps if isinstance(step, LastGood)), None)
+
     def covers(self, result: Response | Failure) -> bool:
         """Whether this end of a call is one to be covered up: a fault of target, network or proxy."""
         if isinstance(result, Failure):
             return result.kind.origin is not Origin.CALLER
         return classify(result.status) is FAILURE
 
-    def reply(self, result: Response | Failure) -> Reply:
-        """The prepared answer; `x-outrider-degraded` tells the app that it is one, and what it covers up."""
-        cause = result.kind.slug if isinstance(result, Failure) else str(result.status)
-        marked = [*self._headers, (b"x-outrider-degraded", f"static; cause={cause}".encode())]
-        return Reply(self._status, marked, self._body)
+    def reply(self, call: Call, result: Response | Failure) -> Reply | None:
+        """The first answer that the chain has; None if it has none."""
+        for step in self._steps:
+            reply = step.reply(call, result)
+            if reply is not None:
+                return reply
+        return None
+
+
+def cause(result: Response | Failure) -> str:
+    """What is being covered up, in a word."""
+    return result.kind.slug if isinstance(result, Failure) else str(result.status)

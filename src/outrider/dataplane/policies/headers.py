@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
+from outrider.dataplane.policies.retry import ATTEMPT_HEADER, again
 from outrider.dataplane.policies.template import Template
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ class Headers:
         self.owned = frozenset(name.lower().encode() for name in (*set_, *remove, "x-outrider-attempt"))
 
     def stamp(self, attempt: Attempt) -> bytes:
-        lines = self._lines[min(attempt.number, _MOST_ATTEMPTS)]
+        number = attempt.number
+        if ATTEMPT_HEADER in attempt.call.noted and again(attempt.call.noted[ATTEMPT_HEADER]):
+            number += 1  # what is a retry for the app's own caller is one for everybody behind us
+        lines = self._lines[min(number, _MOST_ATTEMPTS)]
         for name, template in self._dynamic:
             value = template.render(attempt)
             if value:

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
 RETRY_HEADER: Final = b"x-outrider-retry"
+ATTEMPT_HEADER: Final = b"x-outrider-attempt"
+# Why a call is given up that must not be tried again by whoever called us either: otherwise every hop of a chain
+# multiplies the load on its end.
+TRIED_ENOUGH: Final = frozenset(("exhausted", "budget", "is_retry", "tried_below", "circuit_open"))
 _MAX_PUSHBACK: Final = 300.0  # seconds; a Retry-After beyond this is not a pause but a refusal
 
 
@@ -64,6 +68,13 @@ class Retry:
             and b"idempotency-key" not in call.route.owned
         )
 
+    def forbidden(self, call: Call) -> str | None:
+        """Who has said that this call is not to be repeated, as a metric label: the app, or the app's own caller, by
+        being on a retry already."""
+        if call.noted.get(RETRY_HEADER, b"").strip().lower() == b"off":
+            return "caller"
+        return "is_retry" if again(call.noted.get(ATTEMPT_HEADER)) else None
+
     def decide(self, call: Call, attempt: Attempt, now: float) -> Decision:
         """Judge a finished attempt; charges the budget when the answer is yes."""
         cause = self._cause(attempt)
@@ -94,8 +105,11 @@ class Retry:
         """Why this fault must not be retried although its class is, or None."""
         if self.max_retries == 0:
             return "off"
-        if call.noted.get(RETRY_HEADER, b"").strip().lower() == b"off":
-            return "caller"
+        forbidden = self.forbidden(call)
+        if forbidden is not None and not (forbidden == "is_retry" and attempt.unsent):
+            return forbidden
+        if isinstance(attempt.result, Response) and attempt.result.tried_enough:
+            return "tried_below"
         if attempt.number > self.max_retries:
             return "exhausted"
         if not attempt.unsent and not self.repeatable(call):
@@ -103,7 +117,7 @@ class Retry:
         if call.body is not None and not call.body.replayable and not attempt.unsent:
             return "body_too_large"
         breaker = call.route.breaker
-        if breaker is not None and breaker.refusing():
+        if breaker is not None and breaker.refusing() > 0:
             return "circuit_open"
         return None
 
@@ -120,6 +134,11 @@ class Retry:
     def _free(call: Call, attempt: Attempt) -> bool:
         """Once per call, going on to another endpoint after a connect failure adds no load to anything."""
         return attempt.number == 1 and attempt.unsent and call.route.cluster.untried(call.tried)
+
+
+def again(attempt: bytes | None) -> bool:
+    """Whether `x-outrider-attempt`, as the app received and passed it on, says that its own caller already retries."""
+    return attempt is not None and attempt.strip() not in (b"", b"0", b"1")
 
 
 def parse_retry_after(value: bytes | None) -> float | None:

@@ -1,0 +1,84 @@
+"""What changes something: circuits held open or closed, faults made on purpose."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from outrider.controlplane.faults import FaultError, FaultLab, FaultOrder
+from outrider.dataplane.policies.breaker import Breaker
+
+if TYPE_CHECKING:
+    from outrider.controlplane.runtime import Runtime
+
+ACTIONS = ("open", "close", "reset")
+
+
+def add_orders(app: web.Application, runtime: Runtime) -> None:
+    """Add the routes; the lab ends with the application."""
+    lab = FaultLab({cluster.name: cluster for cluster in runtime.compiled.clusters})
+
+    async def circuits(request: web.Request) -> web.Response:
+        return web.json_response({"circuits": {one.name: shown(one) for one in runtime.compiled.breakers}})
+
+    async def order_circuit(request: web.Request) -> web.Response:
+        name, action = request.match_info["name"], request.match_info["action"]
+        breaker = next((one for one in runtime.compiled.breakers if one.name == name), None)
+        if breaker is None:
+            known = ", ".join(one.name for one in runtime.compiled.breakers) or "none"
+            return _refused(404, f'there is no circuit "{name}"; there are {known}')
+        if action == "open":
+            breaker.hold_open()
+        elif action == "close":
+            breaker.hold_closed()
+        else:
+            breaker.reset()
+        return web.json_response({"circuits": {breaker.name: shown(breaker)}})
+
+    async def faults(request: web.Request) -> web.Response:
+        return web.json_response({"faults": [fault.shown() for fault in lab.faults]})
+
+    async def begin_fault(request: web.Request) -> web.Response:
+        if not runtime.resolved.config.admin.allow_faults:
+            return _refused(403, "faults are not allowed here; set admin.allow_faults: true where they may do no harm")
+        try:
+            order = FaultOrder.model_validate(json.loads(await request.text()))
+            fault = await lab.add(order)
+        except ValidationError as error:
+            first = error.errors()[0]
+            return _refused(400, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        except ValueError as error:
+            return _refused(400, str(error) if isinstance(error, FaultError) else f"not a fault: {error}")
+        return web.json_response(fault.shown(), status=201)
+
+    async def end_faults(request: web.Request) -> web.Response:
+        return web.json_response({"ended": await lab.clear(request.query.get("service"))})
+
+    async def close_lab(_: web.Application) -> None:
+        await lab.close()
+
+    app.router.add_get("/api/v1/circuits", circuits)
+    app.router.add_post(f"/api/v1/circuits/{{name}}/{{action:{'|'.join(ACTIONS)}}}", order_circuit)
+    app.router.add_get("/api/v1/faults", faults)
+    app.router.add_post("/api/v1/faults", begin_fault)
+    app.router.add_delete("/api/v1/faults", end_faults)
+    app.on_cleanup.append(close_lab)
+
+
+def shown(breaker: Breaker) -> dict[str, Any]:
+    """One circuit as it stands."""
+    left = breaker.refusing() if breaker.state == "open" and not breaker.held else 0.0
+    return {
+        "state": breaker.state,
+        **({"held": breaker.held} if breaker.held else {}),
+        **({"probe_in_seconds": round(left, 3)} if left else {}),
+        "failures_in_window": breaker.failures,
+        "failures_in_a_row": breaker.in_a_row,
+    }
+
+
+def _refused(status: int, message: str) -> web.Response:
+    return web.json_response({"error": message}, status=status)
