@@ -30,7 +30,15 @@ _OWNED = HOP_BY_HOP | frozenset(
     )
 )
 _OWNED_IN_ANSWERS = HOP_BY_HOP | frozenset(
-    (b"content-length", b"location", b"proxy-status", b"server-timing", b"x-outrider-attempts", b"x-outrider-degraded")
+    (
+        b"content-length",
+        b"location",
+        b"proxy-status",
+        b"server-timing",
+        b"x-outrider-attempts",
+        b"x-outrider-degraded",
+        b"x-outrider-retry",
+    )
 )
 _LATE = ("neither answered nor closed", "urn:outrider:timeout", "urn:outrider:request-timeout")
 _MOST_FIELDS = 36  # comfortably below limits.headers of the lab

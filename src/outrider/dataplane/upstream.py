@@ -586,7 +586,7 @@ class Upstream:
             response.retry_after = value
             response.lines += (name, b": ", value, b"\r\n")
         elif lower == b"x-outrider-retry":
-            response.tried_enough = value.strip(b" \t").lower() == b"off"
+            response.tried_below = value.strip(b" \t").lower() == b"off"
         elif lower == b"location":
             response.location = len(response.lines) + 2
             response.lines += (name, b": ", value, b"\r\n")

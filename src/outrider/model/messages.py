@@ -81,8 +81,8 @@ class Response:
     as they will be passed on: name, colon, value, line end; name, colon, ... `location` says where among them the
     value of `Location` stands (-1: nowhere). `complete` is set with the last body byte. `trailers` are the
     trailer fields that may be passed on, as lines, all of them among `trailer_names`. `switches` says that what follows
-    is not HTTP any more but the protocol `upgrade`; `tried_enough` that another Outrider, nearer to the fault, has
-    given up on this already.
+    is not HTTP any more but the protocol `upgrade`; `tried_below` that another Outrider, nearer to the fault, has
+    given up on this, `tried_enough` that we have: whoever called us is told.
     """
 
     __slots__ = (
@@ -99,6 +99,7 @@ class Response:
         "switches",
         "trailer_names",
         "trailers",
+        "tried_below",
         "tried_enough",
         "upgrade",
     )
@@ -115,6 +116,6 @@ class Response:
         self.location = -1
         self.retry_after: bytes | None = None
         self.upgrade = b""
-        self.switches = self.tried_enough = False
+        self.switches = self.tried_below = self.tried_enough = False
         self.trailer_names = NO_NAMES
         self.trailers = b""

@@ -808,10 +808,11 @@ def test_a_failed_probe_does_not_delay_the_next(loop: SlowLoop) -> None:
     for _ in range(5):
         hall.waits()
     hall.later(0.021)
-    probe = hall.circuit.begin()
+    probes: list[Attempt] = []
+    hall.does(lambda: probes.append(hall.circuit.begin()))
     hall.later(0.01)
     woken = len(hall.woken)
-    hall.does(lambda: hall.circuit.end(probe, FAILURE))
+    hall.does(lambda: hall.circuit.end(probes[0], FAILURE))
     hall.later(0.06)
     assert len(hall.woken) > woken
 

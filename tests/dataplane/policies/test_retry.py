@@ -289,7 +289,7 @@ def test_forbidden(headers: dict[bytes, bytes], who: str | None) -> None:
 def test_what_was_tried_enough_below_is_not_tried_again() -> None:
     """A sidecar nearer to the fault has given up: we would only start it all over again."""
     answer = make_response(503)
-    answer.tried_enough = True
+    answer.tried_below = True
     assert judge(answer) == Decision(None, "tried_below")
     assert judge(answer, max_retries=0) == Decision(None, "off")
 
@@ -298,7 +298,7 @@ def test_which_refusals_are_told_to_the_caller() -> None:
     """Given up for load's sake must not be tried again further up; given up for safety's sake is the caller's own."""
     breaker, nothing = open_breaker(), RetryBudget(0.0, reserve=0)
     answer = make_response(503)
-    answer.tried_enough = True
+    answer.tried_below = True
     enough = [
         judge(503, number=9),
         judge(503, budget=nothing),

@@ -108,7 +108,7 @@ class Retry:
         forbidden = self.forbidden(call)
         if forbidden is not None and not (forbidden == "is_retry" and attempt.unsent):
             return forbidden
-        if isinstance(attempt.result, Response) and attempt.result.tried_enough:
+        if isinstance(attempt.result, Response) and attempt.result.tried_below:
             return "tried_below"
         if attempt.number > self.max_retries:
             return "exhausted"
