@@ -313,7 +313,7 @@ def test_ejection(tmp_path: Path) -> None:
     cluster = default(made).cluster
     assert cluster.ejection is not None
     assert cluster.ejection._settings == EjectionSettings(1, 0.4, 3.0, 1.0, 2.0, 9.0)
-    cluster.observe(cluster.endpoints[0], FAILURE, 0.01, 1000.0)
+    cluster.observe(cluster.endpoints[0], FAILURE, 999.99, 0.01, 1000.0)
     assert heard == [("user", "a:80", True, "1 failures in a row")]
     assert default(compiled(tmp_path, f"{USER}    ejection: false")).cluster.ejection is None
     assert default(compiled(tmp_path, USER)).cluster.ejection is not None

@@ -158,7 +158,7 @@ async def test_flips() -> None:
         assert not seen & set(place.cluster.endpoints)
         assert all(endpoint.retired for endpoint in seen)
         seen |= set(place.cluster.endpoints)
-        place.cluster.observe(place.cluster.endpoints[0], FAILURE, 0.01, 1000.0)
+        place.cluster.observe(place.cluster.endpoints[0], FAILURE, 999.99, 0.01, 1000.0)
     assert len(place.discovery._endpoints) == 2
     assert place.cluster.stats.unhealthy == 0
 

@@ -55,7 +55,7 @@ class Pool:
     def late(self, endpoint: Endpoint, outcome: Outcome, started: float) -> None:
         """The end of an attempt that began at `started`."""
         endpoint.probing = self.cluster.probe_given = False
-        self.cluster.observe(endpoint, outcome, self.clock() - started, self.clock())
+        self.cluster.observe(endpoint, outcome, started, self.clock() - started, self.clock())
 
     def put_out(self, endpoint: Endpoint) -> None:
         """Set it aside, and wait until it may be looked at again."""
@@ -593,7 +593,7 @@ def test_without_rules_nobody_is_ever_set_aside() -> None:
     """`ejection: false`: failures are counted by nobody."""
     cluster = make_cluster(endpoints=2)
     for _ in range(50):
-        cluster.observe(cluster.endpoints[0], FAILURE, 0.01, 1000.0)
+        cluster.observe(cluster.endpoints[0], FAILURE, 999.99, 0.01, 1000.0)
     assert not cluster.endpoints[0].run
     route = make_route(cluster)
     assert {cluster.pick(make_call(route=route), 1000.0) for _ in range(100)} == set(cluster.endpoints)
@@ -675,7 +675,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         if probe:
             endpoint.probing = False
         if self.cluster.several or endpoint.run or endpoint.out:
-            self.cluster.observe(endpoint, outcome, now - started, now)
+            self.cluster.observe(endpoint, outcome, started, now - started, now)
 
     @rule(method=st.sampled_from([b"GET", b"POST"]))
     def call(self, method: bytes) -> None:

@@ -206,12 +206,12 @@ async def test_what_is_not_critical_is_shed_first(outrider: Outrider) -> None:
 
 async def test_under_overload_critical_calls_pass(outrider: Outrider) -> None:
     """At twice what fits, all that is lost is what was declared dispensable."""
-    async with Target(slow(0.02)) as target, outrider(config(target, ROUTES)) as proxy:
+    async with Target(slow(0.05)) as target, outrider(config(target, ROUTES)) as proxy:
         pay, news = await asyncio.gather(
-            steadily(proxy.port, 150, 150, lambda _: request("POST", "/user/pay", b"x")),
-            steadily(proxy.port, 250, 250, lambda number: get(f"/user/news/{number}")),
+            steadily(proxy.port, 40, 60, lambda _: request("POST", "/user/pay", b"x")),
+            steadily(proxy.port, 160, 240, lambda number: get(f"/user/news/{number}")),
         )
-    assert pay.statuses() == {200: 150}
+    assert pay.statuses() == {200: 60}
     assert news.statuses().get(503, 0) > 50, news.statuses()
     assert news.good > 10
     assert target.most_busy <= 5
@@ -236,21 +236,21 @@ class Slots:
 
 async def test_an_adaptive_limit_keeps_a_target_at_its_capacity(outrider: Outrider) -> None:
     """At three times what a target can do its work goes on as before, and nobody waits long for an answer."""
-    capacity = 4 / 0.025
-    async with Target(Slots(4, 0.025)) as target:
+    async with Target(Slots(4, 0.05)) as target:
         text = config(target, "max_in_flight: adaptive\n    retry: false")
         async with outrider(text) as proxy:
-            warm = await in_turn(proxy.port, 3, 60, lambda number: get("/user/x"))
-            assert warm.good == 60
             began = monotonic()
-            tally = await steadily(proxy.port, 3 * capacity, int(3 * capacity * 2), lambda number: get("/user/x"))
+            assert (await in_turn(proxy.port, 4, 60, lambda number: get("/user/x"))).good == 60
+            capacity = 60 / (monotonic() - began)  # 80 a second, if nothing else runs here
+            began = monotonic()
+            tally = await steadily(proxy.port, 3 * capacity, int(6 * capacity), lambda number: get("/user/x"))
             seconds = monotonic() - began
             held = limit(proxy).limit
     assert set(tally.statuses()) <= {200, 503}
-    assert tally.good / seconds > 0.8 * capacity
+    assert tally.good / seconds > 0.75 * capacity
     assert 4 <= held <= 24
     assert target.most_busy <= 40
-    assert tally.slowest < 0.6
+    assert tally.slowest < 1
 
 
 async def test_an_adaptive_limit_leaves_a_fast_target_alone(outrider: Outrider) -> None:

@@ -31,7 +31,17 @@ REGISTERED = {
     "http_protocol_error",
     "proxy_internal_error",
 }
-OUTCOMES = {"rejected", "upstream_error", "timeout", "circuit_open", "rate_limited", "overloaded", "cancelled"}
+OUTCOMES = {
+    "rejected",
+    "upstream_error",
+    "timeout",
+    "circuit_open",
+    "rate_limited",
+    "overloaded",
+    "cancelled",
+    "unauthenticated",
+    "forbidden",
+}
 
 
 @pytest.mark.parametrize("kind", Kind)
@@ -88,6 +98,15 @@ def test_refusals_have_their_own_outcome() -> None:
     """Metrics tell the three refusals apart from each other and from the target's errors."""
     labels = [Kind.RATE_LIMITED.label, Kind.OVERLOADED.label, Kind.CIRCUIT_OPEN.label]
     assert labels == ["rate_limited", "overloaded", "circuit_open"]
+
+
+def test_who_may_not_call_is_told_apart() -> None:
+    """Who has not proven who calls is told apart from who may not do that, and both from a malformed request."""
+    labels = [Kind.UNAUTHENTICATED.label, Kind.UNIDENTIFIED.label, Kind.FORBIDDEN.label]
+    assert labels == ["unauthenticated", "unauthenticated", "forbidden"]
+    assert [Kind.UNAUTHENTICATED.status, Kind.UNIDENTIFIED.status, Kind.FORBIDDEN.status] == [401, 400, 403]
+    assert [Kind.IN_PROGRESS.label, Kind.KEY_REUSED.label] == ["rejected", "rejected"]
+    assert [Kind.IN_PROGRESS.status, Kind.KEY_REUSED.status] == [409, 422]
 
 
 def test_phases_are_the_words_of_the_configuration() -> None:

@@ -174,6 +174,10 @@ def _translate_all(document: Document, items: list[Any], paths: list[KeyPath]) -
         _translate(document, item, path)
 
 
+_SECRETS = (("admin", "token"),)
+_PROOFS = ("inbound", "accept")  # keys of others
+
+
 def _common(one: KeyPath, other: KeyPath) -> int:
     """How many parts two paths have in common at their beginning."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
@@ -184,7 +188,7 @@ def _translate(document: Document, item: Any, path: KeyPath) -> None:
         return  # complained about already
     kind = item["type"]
     context = item.get("ctx", {})
-    secret = path in document.templates or path[:1] == ("credentials",) or path == ("admin", "token")
+    secret = path in document.templates or path[:1] == ("credentials",) or path in _SECRETS or path[:2] == _PROOFS
     if kind == "extra_forbidden":
         known = _known_keys(path[:-1])
         hint = did_you_mean(str(path[-1]), known) or f"known keys: {', '.join(sorted(known))}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from outrider.config.inbound import check_inbound
 from outrider.config.problems import did_you_mean
 from outrider.config.schema import (
     CircuitBreaker,
@@ -133,6 +134,7 @@ def resolve(config: Config, document: Document) -> Resolved:
     _check_hosts(resolved)
     _check_policies(config, document)
     check_tls(config, document)
+    check_inbound(config, document)
     return resolved
 
 
@@ -229,9 +231,14 @@ def _effective(config: Config, document: Document, at: KeyPath, layers: list[dic
     if effective.rate_limit is not None and effective.rate_limit.rate is None:
         document.complain((*at, "rate_limit"), 'the key "rate" is missing', "say how many: rate: 50/s")
         effective = replace(effective, rate_limit=None)
-    if effective.hedge is not None and effective.hedge.after is None:
+    if effective.hedge is not None and effective.hedge.after is None and (*at, "hedge", "after") in document.marks:
+        effective = replace(effective, hedge=None)  # it has been complained about
+    elif effective.hedge is not None and effective.hedge.after is None:
         document.complain((*at, "hedge"), 'the key "after" is missing', "say when an answer is late: after: p95")
         effective = replace(effective, hedge=None)
+    ejection = effective.ejection
+    if ejection is not None and ejection.base > ejection.max and _written(document, at, "ejection"):
+        document.complain((*at, "ejection"), "base is longer than max", "let max be the longer one")
     if effective.queue is not None and effective.max_in_flight is None and _written(document, at, "queue"):
         document.complain((*at, "queue"), "nobody ever waits here without max_in_flight", "set it, too", warn=True)
     _check_times(document, at, effective)

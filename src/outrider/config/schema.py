@@ -7,6 +7,7 @@ Keys marked NotYet belong to the contract but not to this version: they are refu
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -57,6 +58,29 @@ def _app_url(value: Any) -> Any:
     if not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", text):
         raise _fail(f"expected a URL like http://127.0.0.1:3003, got {text}")
     return _url(text)
+
+
+def _dns_server(value: str) -> str:
+    address, port = value, "53"
+    if value.startswith("[") and "]" in value:
+        address, _, rest = value[1:].partition("]")
+        port = rest.removeprefix(":") or "53"
+    elif value.count(":") == 1:
+        address, _, port = value.partition(":")
+    try:
+        ip_address(address)
+        if not (port.isdigit() and 0 < int(port) < 65536):
+            raise ValueError
+    except ValueError:
+        raise _fail(f"expected an address like 10.0.0.2, 10.0.0.2:5353 or [2001:db8::1]:5353, got {value}") from None
+    return value
+
+
+def _limit(value: Any) -> Any:
+    """A whole number from 1, or `adaptive`; false is for the switch."""
+    if value is None or value is False or value == "adaptive" or (type(value) is int and value >= 1):
+        return value
+    raise _fail(f"expected a whole number from 1, adaptive or false, got {str(value).lower()}")
 
 
 def _target(value: Any) -> Any:
@@ -148,14 +172,6 @@ def _only(supported: tuple[Any, ...], what: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def _unprotected(value: Any) -> Any:
-    if value != []:
-        raise PydanticCustomError(
-            "not_yet", "protect is not supported yet; protect: [] passes every call to the app unguarded"
-        )
-    return value
-
-
 def _access(value: Any) -> Any:
     text = str(value)
     if text not in ("none", "errors", "all") and not re.fullmatch(r"\d+(\.\d+)?%", text):
@@ -169,6 +185,13 @@ def _key(value: Any) -> Any:
         raise PydanticCustomError("not_yet", "caller is not supported yet; it belongs to the inbound guard")
     if not re.fullmatch(r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
         raise _fail(f'expected "header:NAME", got {text}')
+    return text
+
+
+def _inbound_key(value: Any) -> Any:
+    text = str(value)
+    if text != "caller" and not re.fullmatch(r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
+        raise _fail(f'expected caller or "header:NAME", got {text}')
     return text
 
 
@@ -191,6 +214,12 @@ HeaderValue = Annotated[str, BeforeValidator(_header_value), WithJsonSchema({"ty
 def _off(value: Any) -> Any:
     if value is not False:  # 0 equals False in Python, and must not mean it here
         raise PydanticCustomError("switch", "expected false")
+    return value
+
+
+def _no_switch(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise _fail(f"expected a number, got {str(value).lower()}")
     return value
 
 
@@ -232,8 +261,60 @@ class Telemetry(Base):
     """Where /metrics, /healthz and /readyz are served."""
 
 
+class Jwt(Base):
+    """Signed tokens (RFC 7519)."""
+
+    alg: Literal["HS256", "RS256", "ES256", "EdDSA"]
+    """The only algorithm that is taken, whatever a token says."""
+    key: Annotated[str | None, Field(repr=False)] = None
+    """The secret (HS256, at least 32 characters) or the public key (PEM)."""
+    jwks: Annotated[str, Field(pattern=r"^(https?://|/).+")] | None = None
+    """In place of a key: a file or a URL with a set of public keys (RFC 7517), read again when it changes."""
+    audience: str
+    """Whom tokens must be for: "{service}" or a name."""
+    issuer: Annotated[list[str], BeforeValidator(_names)] = []
+    """Whose tokens are taken; left out: anybody's who has the key."""
+    leeway: Duration = 30.0
+    """How far clocks may differ."""
+
+
+class Accept(Base):
+    """One proof of who calls: a key in a header, a token, or a client certificate."""
+
+    header: HeaderName | None = None
+    """The header that carries the key."""
+    values: Annotated[list[str], BeforeValidator(_names), Field(repr=False)] = []
+    """The keys, any of which will do: during a rotation there are two. Empty ones are none."""
+    caller: str = "{header:x-service-name}"
+    """What a caller with the key is called: text with {header:NAME}."""
+    jwt: Jwt | None = None
+    """A token in `Authorization: Bearer`; the caller is its issuer."""
+    certificate: Annotated[list[str], BeforeValidator(_names)] | None = None
+    """Names (SAN or CN) of the client certificates that are taken; `*.example` for any below. Needs tls.client_ca."""
+    require: list[HeaderName] = []
+    """Headers that must be there, too; without one it is 400."""
+    forward: Annotated[bool, BeforeValidator(_switch)] = False
+    """Whether the app gets to see the key or token."""
+
+
+class Allow(Base):
+    caller: str
+    """Who: a name, or the beginning of one and `*`."""
+    match: Annotated[str, BeforeValidator(_match)]
+    """What: METHOD /path, as in a route."""
+
+
+class InboundRate(Base):
+    rate: RatePerPeriod
+    """How many calls in which time."""
+    burst: Annotated[Whole, Field(ge=1)] | None = None
+    """How many at once; left out: the count of the rate."""
+    key: Annotated[str, BeforeValidator(_inbound_key)] | None = None
+    """One allowance per `caller`, or per value of "header:NAME"."""
+
+
 class Inbound(Base):
-    """The guard in front of the app. In this version it passes calls on and secures them with TLS."""
+    """The guard in front of the app."""
 
     listen: Listen
     """Where other services call."""
@@ -241,13 +322,31 @@ class Inbound(Base):
     """Where the app listens."""
     tls: ServerTls | None = None
     """Certificate of this listener, and whose callers' certificates to ask for."""
-    protect: Annotated[list[str], BeforeValidator(_unprotected)]
-    """Paths that only proven callers reach. This version cannot prove callers by key, so it must be []."""
-    accept: NotYet = None
-    allow: NotYet = None
+    protect: list[Annotated[str, Field(pattern=r"^/")]] = ["/**"]
+    """Paths that only proven callers reach, however they are spelled; all, if left out. Others pass."""
+    accept: list[Accept] = []
+    """What proves who calls; any one will do. Nothing: everybody is refused."""
+    allow: list[Allow] | None = None
+    """Who may do what; left out: any proven caller may do anything."""
+    identity: list[Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]] = [
+        "x-service-name",
+        "x-service-id",
+        "x-user-*",
+        "x-tenant-*",
+    ]
+    """Headers that say who somebody is: taken off unless the caller has proven itself, and given back to the app's own
+    calls on its behalf."""
+    rate_limit: Annotated[InboundRate, BeforeValidator(_rate_limit)] | None = None
+    """At most so many calls in a time."""
+    max_in_flight: Annotated[
+        Annotated[Whole, Field(ge=1)] | Literal["adaptive"] | Switch | None, BeforeValidator(_limit)
+    ] = None
+    """At most so many calls at a time; `adaptive` finds out how many."""
+    queue: Queue | None = None
+    """Let calls beyond `max_in_flight` wait."""
+    health_check: HealthCheck | None = None
+    """Ask the app whether it is well; while it is not, calls are refused here."""
     idempotency: NotYet = None
-    rate_limit: NotYet = None
-    max_in_flight: NotYet = None
 
 
 class Credential(Base):
@@ -481,7 +580,9 @@ class PolicyFields(Base):
     """What is tried again, and how often."""
     circuit_breaker: CircuitBreaker | Switch | None = None
     """When to stop calling."""
-    max_in_flight: Annotated[Whole, Field(ge=1)] | Literal["adaptive"] | Switch | None = None
+    max_in_flight: Annotated[
+        Annotated[Whole, Field(ge=1)] | Literal["adaptive"] | Switch | None, BeforeValidator(_limit)
+    ] = None
     """At most so many calls at a time; `adaptive` finds out how many by how fast answers come."""
     queue: Queue | Switch | None = None
     """Let calls beyond `max_in_flight` wait instead of refusing them at once."""
@@ -526,7 +627,7 @@ class Target(Base):
     url: Url
     """Where it is. dns+http://name:port makes every address of a name an endpoint, dnssrv+http://name every SRV record,
     file+/path every line of a YAML or JSON list that is read again when it changes."""
-    weight: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    weight: Annotated[float, Field(gt=0, le=1000), BeforeValidator(_no_switch)] = 1.0
     """Its share of calls, beside the others'."""
 
 
@@ -587,9 +688,7 @@ class Observability(Base):
 class Dns(Base):
     """How names of dns+ and dnssrv+ are resolved."""
 
-    servers: list[
-        Annotated[str, Field(pattern=r"^(\[[0-9A-Fa-f:.]+\](:\d{1,5})?|[0-9.]+(:\d{1,5})?|[0-9A-Fa-f:.]+)$")]
-    ] = []
+    servers: list[Annotated[str, AfterValidator(_dns_server)]] = []
     """Addresses of DNS servers, with `:PORT` where it is not 53. Default: those of the system."""
     timeout: Positive = 2.0
     """How long an answer may take."""

@@ -13,8 +13,10 @@ from outrider.config.schema import CircuitBreaker, ClientTls, Correlation, Healt
 from outrider.config.schema import Fallback as FallbackConfig
 from outrider.controlplane.certificates import Certificates
 from outrider.controlplane.endpoints import Discovered, EndpointMaker
+from outrider.controlplane.inbound import Guarded, compile_guard, inbound_concurrency, inbound_rate
 from outrider.dataplane.balance import HASH
 from outrider.dataplane.cluster import Cluster, Endpoint
+from outrider.dataplane.context_store import ContextStore, Keep, Restore
 from outrider.dataplane.ejection import Ejection, EjectionSettings
 from outrider.dataplane.entropy import ID_FORMATS
 from outrider.dataplane.pipeline import Parts, around_the_call, into_each_attempt, owned_by
@@ -28,6 +30,7 @@ from outrider.dataplane.policies.deadline import Deadline
 from outrider.dataplane.policies.fallback import Fallback, Prepared
 from outrider.dataplane.policies.headers import Headers
 from outrider.dataplane.policies.hedge import Hedge, Percentile
+from outrider.dataplane.policies.incoming import READ, AppHealth, IncomingDeadline
 from outrider.dataplane.policies.last_good import LastGood
 from outrider.dataplane.policies.rate_limit import RateLimit
 from outrider.dataplane.policies.retry import Retry
@@ -73,6 +76,8 @@ class Compiled:
     discovered: list[Discovered] = field(default_factory=list)  # whose endpoints come and go
     limits_in_force: list[tuple[str, ConcurrencyLimit]] = field(default_factory=list)  # by service or route
     throttles: list[tuple[str, Throttle]] = field(default_factory=list)
+    guarded: Guarded | None = None
+    contexts: ContextStore = field(default_factory=ContextStore)
     checked: list[tuple[Cluster, HealthCheck]] = field(default_factory=list)  # that are asked whether they are well
     certificates: Certificates = field(default_factory=Certificates)
 
@@ -177,11 +182,26 @@ class _Compiler:
         self._out.clusters.append(cluster)
         correlation = self._config.defaults.correlation or Correlation()
         self._noted.add(correlation.header.lower().encode())
+        guarded = self._out.guarded = compile_guard(self._config, inbound)
+        workers = self._config.workers
+        identity = tuple(name.lower().encode() for name in inbound.identity)
+        concurrency = inbound_concurrency(inbound, workers)
         parts = Parts(
             deadline=Deadline(NEVER, NEVER),
             context=Context(correlation.header.encode(), ID_FORMATS[correlation.generate]),
+            guard=guarded.guard,
+            incoming=IncomingDeadline(),
+            health=AppHealth(cluster) if inbound.health_check is not None else None,
+            rate_limit=inbound_rate(inbound, workers, guarded.noted),
+            concurrency=concurrency,
+            keep=Keep(self._out.contexts, identity),
             headers=Headers({}, []),
         )
+        self._noted |= guarded.noted | READ
+        if concurrency is not None:
+            self._out.limits_in_force.append((APP, concurrency))
+        if inbound.health_check is not None:
+            self._out.checked.append((cluster, inbound.health_check))
         stamps = into_each_attempt(parts)
         route = Route(
             name=DEFAULT_ROUTE,
@@ -258,6 +278,7 @@ class _Compiler:
         parts = Parts(
             deadline=Deadline(timeout, min(policy.attempt_timeout, timeout)),
             context=Context(correlation.header.encode(), ID_FORMATS[correlation.generate]),
+            restore=Restore(self._out.contexts) if self._config.inbound is not None else None,
             headers=Headers(templates, policy.headers.remove),
             credentials=[self._out.credentials[name] for name in policy.auth],
             rate_limit=shared.once("rate_limit", own, lambda: self._rate_limit(policy)),

@@ -33,8 +33,8 @@ _AGAIN_FIRST, _AGAIN_LAST = 0.5, 15.0
 _FILE_INTERVAL = 0.5
 _LARGEST_FILE = 1 << 20
 _DNS_PORT = 53
-# The least that a record with weight 0 counts for beside others, as a share of the greatest weight (RFC 2782).
-_LEAST_WEIGHT = 0.001
+# What a record with weight 0 counts for beside others: little, but not nothing (RFC 2782).
+_LEAST_WEIGHT = 0.01
 _MOST_ENDPOINTS = 256
 
 
@@ -170,7 +170,7 @@ class SrvSource:
     async def look(self) -> Found:
         name = urlsplit(self._url).hostname or ""
         records, ttl = await self._resolver.services(name)
-        greatest = max((weight for _, weight, _, _ in records), default=0) or 1
+        weighted = any(weight for _, weight, _, _ in records)
         tiers = sorted({priority for priority, _, _, _ in records})
         places: list[tuple[str, Address]] = []
         known, failed = self._known, None
@@ -183,7 +183,7 @@ class SrvSource:
                 addresses, holds = known.get(target, []), SHORTEST
             self._known[target] = addresses
             ttl = min(ttl, holds)
-            share = max(weight / greatest, _LEAST_WEIGHT) if any(one[1] for one in records) else 1.0
+            share = float(weight or _LEAST_WEIGHT) if weighted else 1.0
             tier = tiers.index(priority)
             places += [
                 (self._url, Address(one, port, f"{target}:{port}", share, tier, name)) for one in sorted(addresses)
@@ -220,13 +220,17 @@ class FileSource:
             raise SourceError(f"{self._path} is not YAML: {error}") from None
         except ValidationError as error:
             first = error.errors()[0]
-            raise SourceError(f"{self._path}: {first['msg']}") from None
+            place = ".".join(str(part) for part in first["loc"][1:])
+            raise SourceError(f"{self._path}: {place}: {first['msg']}") from None
         if any("+" in target.url.partition(":")[0] for target in targets):
             raise SourceError(f"{self._path}: only http:// and https:// URLs can stand in a list")
         places = []
         for target in targets:
             parts = urlsplit(target.url)
-            port = parts.port or (443 if parts.scheme == "https" else 80)
+            try:
+                port = parts.port or (443 if parts.scheme == "https" else 80)
+            except ValueError:
+                raise SourceError(f"{self._path}: the port of {target.url} is not between 1 and 65535") from None
             places.append((target.url, Address(parts.hostname or "", port, parts.netloc, target.weight)))
         self._seen, self._found = data, Found(tuple(places), _FILE_INTERVAL)
         return self._found
@@ -270,8 +274,9 @@ class Discovery:
         """Ask one source, and use what it says; how many seconds that holds."""
         try:
             found = await self._sources[number].look()
-            if not found.places and self._said[number]:
-                raise SourceError(f"{self._urls[number]} lists no endpoint any more")
+            if not found.places:
+                more = " any more" if self._said[number] else ""
+                raise SourceError(f"{self._urls[number]} lists no endpoint{more}")
             if found.places != self._said[number]:
                 said = [*self._said[:number], found.places, *self._said[number + 1 :]]
                 self._apply(said)

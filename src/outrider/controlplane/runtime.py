@@ -100,7 +100,7 @@ class Runtime:
             report=self.access,
             report_all=self.access.wants_all,
         )
-        self.secrets = Secrets(resolved, self.compiled.credentials)
+        self.secrets = Secrets(resolved, self.compiled.credentials, self.compiled.guarded)
         self.lag = LoopLag()
         self.memory = Memory()
         self.stop: Callable[[signal.Signals], None] = lambda number: None  # as if the process had got this signal

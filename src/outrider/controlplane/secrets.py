@@ -1,16 +1,21 @@
-"""Credentials that come from files are read again when the files change."""
+"""Credentials, and the keys of the guard, that come from files are read again when the files change."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import time
 
 from outrider.config.interpolate import interpolate
 from outrider.config.resolve import Resolved
+from outrider.controlplane.inbound import Guarded, token_keys
 from outrider.dataplane.policies.credentials import Credential
+from outrider.dataplane.policies.guard import KeyProof
+from outrider.dataplane.policies.tokens import TokenProof
+from outrider.model.messages import is_field_value
 
 log = logging.getLogger("outrider")
 
@@ -20,9 +25,10 @@ _INTERVAL = 1.0
 
 @dataclass(slots=True)
 class Source:
-    """Where a credential comes from. `template` is None when it cannot change; `since` is Unix time."""
+    """Where a secret comes from, and who is told of a new one, which may refuse it with ValueError. `template` is None
+    when it cannot change; `since` is Unix time."""
 
-    credential: Credential
+    use: Callable[[str], None]
     template: str | None
     value: str = field(repr=False)
     since: float
@@ -30,19 +36,50 @@ class Source:
 
 
 class Secrets:
-    """All credentials of a configuration. What cannot be read keeps its last value, and the log says so once."""
+    """All secrets of a configuration. What cannot be read keeps its last value, and the log says so once."""
 
-    def __init__(self, resolved: Resolved, credentials: dict[str, Credential]) -> None:
+    def __init__(self, resolved: Resolved, credentials: dict[str, Credential], guarded: Guarded | None = None) -> None:
         templates = resolved.document.templates
         self.sources = {
             name: Source(
-                credential,
+                credential.replace,
                 templates.get(("credentials", name, "value")),
                 resolved.credentials[name].value,
                 time(),
             )
             for name, credential in credentials.items()
         }
+        if guarded is not None:
+            self._watch_guard(resolved, guarded)
+
+    def _watch_guard(self, resolved: Resolved, guarded: Guarded) -> None:
+        """The keys that callers show, and those that their tokens are signed with."""
+        templates = resolved.document.templates
+        inbound = resolved.config.inbound
+        assert inbound is not None
+        for index, proof in guarded.keys.items():
+            values = list(inbound.accept[index].values)
+            for number, value in enumerate(values):
+                at = ("inbound", "accept", index, "values")
+                template = templates.get((*at, number)) or (templates.get(at) if len(values) == 1 else None)
+
+                def use(new: str, number: int = number, values: list[str] = values, proof: KeyProof = proof) -> None:
+                    if new != new.strip() or not is_field_value(new):
+                        raise ValueError("a key must be one line of printable ASCII without spaces around it")
+                    values[number] = new
+                    proof.replace(values)
+
+                self.sources[f"inbound.accept[{index}].values[{number}]"] = Source(use, template, value, time())
+        for index, tokens in guarded.tokens.items():
+            jwt = inbound.accept[index].jwt
+            if jwt is None or jwt.key is None:
+                continue
+
+            def use_key(new: str, alg: str = jwt.alg, tokens: TokenProof = tokens) -> None:
+                tokens.replace({None: token_keys(alg, new)})
+
+            template = templates.get(("inbound", "accept", index, "jwt", "key"))
+            self.sources[f"inbound.accept[{index}].jwt"] = Source(use_key, template, jwt.key, time())
 
     async def watch(self) -> None:
         """Look again and again, until cancelled."""
@@ -60,7 +97,7 @@ class Secrets:
             if value == source.value:
                 source.complained = False
                 return
-            source.credential.replace(value)
+            source.use(value)
         except ValueError as error:
             if not source.complained:
                 log.error("credential %s keeps its last value: %s", name, error)

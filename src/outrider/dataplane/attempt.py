@@ -135,7 +135,7 @@ class Attempt:
             if self.probe:
                 self.endpoint.probing = False
             if route.cluster.several or self.endpoint.run or self.endpoint.out:
-                self._tell_the_cluster(self.endpoint, outcome)
+                self._tell_the_cluster(self.endpoint, outcome, now or self.answered)
         if route.breaker is not None:
             if (
                 outcome is FAILURE
@@ -151,12 +151,16 @@ class Attempt:
         label = result.status if isinstance(result, Response) else result.kind.slug
         route.cluster.stats.attempts[label] += 1
 
-    def _tell_the_cluster(self, endpoint: Endpoint, outcome: Outcome) -> None:
-        """What the balance learns from this attempt. One that was given up has taken at least as long as it took."""
+    def _tell_the_cluster(self, endpoint: Endpoint, outcome: Outcome, now: float) -> None:
+        """What the balance learns from this attempt. One that was given up has taken at least as long as it took; one
+        whose answer broke off has failed now, however early its head came."""
         cluster = self.call.route.cluster
-        answered = self.result is not _NOT_YET
-        now = self.answered if answered else monotonic()
-        cluster.observe(endpoint, outcome, now - self.started, now)
+        seconds = self.answered - self.started
+        if self.result is _NOT_YET or outcome is FAILURE:
+            now = monotonic()
+        if self.result is _NOT_YET:
+            seconds = now - self.started
+        cluster.observe(endpoint, outcome, self.started, seconds, now)
         self.excused = outcome is FAILURE and cluster.has_better_than(endpoint)
 
     def is_probe(self) -> bool:

@@ -28,12 +28,18 @@ _UNKNOWN: Final = 1.0
 def learn(endpoint: Endpoint, seconds: float, now: float) -> None:
     """A latency was measured. A slower one counts at once, a faster one gradually."""
     known = endpoint.latency
+    elapsed = max(0.0, now - endpoint.learned_at)
     if seconds >= known:
         endpoint.latency = seconds
     else:
-        kept = math.exp(-(now - endpoint.learned_at) / _FORGET)
+        kept = math.exp(-elapsed / _FORGET)
         endpoint.latency = known * kept + seconds * (1.0 - kept)
-    endpoint.learned_at = now
+    endpoint.learned_at = max(endpoint.learned_at, now)
+
+
+def learn_failure(endpoint: Endpoint, seconds: float, now: float) -> None:
+    """An attempt failed. However quickly it did, that must not make the endpoint the fastest."""
+    learn(endpoint, max(seconds, min(2.0 * endpoint.latency or _UNKNOWN, _UNKNOWN)), now)
 
 
 def cost(endpoint: Endpoint, now: float) -> float:

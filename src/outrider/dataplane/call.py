@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from outrider.dataplane.attempt import Attempt
+from outrider.dataplane.context_store import Context
 from outrider.dataplane.degrade import record, recorded, sink, stand_in
 from outrider.dataplane.pipeline import FOR_EVERY_CALL
 from outrider.dataplane.policies.fallback import Fallback, cause
@@ -44,8 +45,9 @@ class Call(Request):
     `path` is what the target sees, `prefix` what was taken off in front of it. `permits` are the policies that let
     the call in and want to hear how it ended, the latest first. `aborted` says why the call must stop although the
     app is still there; `committed` that the head of an answer is on its way; `continued` that the app has been told
-    100 Continue. `recorder` takes down an answer that may stand in for a later one. `waited`, `paused` and `tunnelled`
-    are the seconds spent on targets, in back-off or in a queue, and after the protocol was switched. `history` is None
+    100 Continue. `recorder` takes down an answer that may stand in for a later one; `caller` is who has proven to
+    call, and `context` what is kept of an inbound call for the app's own calls. `waited`, `paused` and `tunnelled` are
+    the seconds spent on targets, in back-off or in a queue, and after the protocol was switched. `history` is None
     unless something other than one plain try happened.
     """
 
@@ -55,7 +57,9 @@ class Call(Request):
         "attempt",
         "attempts",
         "body",
+        "caller",
         "committed",
+        "context",
         "continued",
         "correlation_id",
         "deadline",
@@ -92,6 +96,8 @@ class Call(Request):
         self.permits: tuple[Policy, ...] = ()
         self.history: list[str] | None = None
         self.recorder: Recorder | None = None
+        self.caller = ""
+        self.context: Context | None = None
         self.label = "ok"
         self.status = 0
         self.failure: Failure | None = None

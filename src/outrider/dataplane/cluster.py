@@ -6,18 +6,20 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from outrider.dataplane.balance import chooser, learn
+from outrider.dataplane.balance import chooser, learn, learn_failure
 from outrider.dataplane.ejection import Ejection
 from outrider.dataplane.pool import Pool
 from outrider.dataplane.stats import ClusterStats
 from outrider.dataplane.tls import ClientTls
-from outrider.model.outcome import SUCCESS, Outcome
+from outrider.model.outcome import FAILURE, SUCCESS, Outcome
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
 
 # Seconds over which a new or recovered endpoint comes to its full share.
 _SLOW_START = 10.0
+# Failures in a row that one counts for which is set aside for something else.
+_AS_BAD_AS = 5
 # Seconds that a suspect waits for a call that can be repeated; after that, one that cannot must find out.
 _NOBODY_ELSE = 5.0
 
@@ -177,15 +179,17 @@ class Cluster:
             return candidates[0]
         return self._choose(candidates, call, now)
 
-    def observe(self, endpoint: Endpoint, outcome: Outcome, seconds: float, now: float) -> None:
-        """An attempt at one of several endpoints has ended after `seconds`. What is not known yet to be faster is not
-        learned from an attempt that was given up."""
+    def observe(self, endpoint: Endpoint, outcome: Outcome, started: float, seconds: float, now: float) -> None:
+        """An attempt at one of several endpoints, begun at `started`, answered or given up after `seconds`, is over.
+        One that was given up only shows that the endpoint is slower than that."""
         if endpoint.retired:
             return  # nobody asks any more
-        if outcome is SUCCESS or seconds > endpoint.latency:
+        if outcome is FAILURE:
+            learn_failure(endpoint, seconds, now)
+        elif outcome is SUCCESS or seconds > endpoint.latency:
             learn(endpoint, seconds, now)
         if self.ejection is not None:
-            self.ejection.observe(endpoint, outcome, now - seconds, now, self.endpoints)
+            self.ejection.observe(endpoint, outcome, started, seconds, now, self.endpoints)
 
     def has_better_than(self, endpoint: Endpoint) -> bool:
         """Whether another endpoint is in good standing: then a failure at this one is not the service's."""
@@ -242,11 +246,21 @@ class Cluster:
                     endpoint.probing = self.probe_given = True
                     return (endpoint,)
         if not fit:
-            return _least_failing(doubtful or [one for one in self.endpoints if one.healthy] or self.endpoints)
+            return self._last_resort(doubtful)
         if self.tiered:
             lowest = min(endpoint.tier for endpoint in fit)
             return [endpoint for endpoint in fit if endpoint.tier == lowest]
         return fit
+
+    def _last_resort(self, doubtful: list[Endpoint]) -> Sequence[Endpoint]:
+        """Nobody is both fit and untried: of those in doubt the least bad, but rather one that is fit and tried than
+        one that is set aside; and in the end anybody."""
+        least = _least_failing(doubtful) if doubtful else ()
+        if not least or least[0].out:
+            sound = [one for one in self.endpoints if one.healthy and not one.run and not one.out]
+            if sound:
+                return sound
+        return least or _least_failing([one for one in self.endpoints if one.healthy] or self.endpoints)
 
     def _spare(self, endpoint: Endpoint) -> bool:
         """Whether it belongs to a tier that is not in use, because a lower one has somebody in good standing."""
@@ -256,5 +270,9 @@ class Cluster:
 
 
 def _least_failing(endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
-    least = min(endpoint.run for endpoint in endpoints)
-    return [endpoint for endpoint in endpoints if endpoint.run == least]
+    least = min(_badness(endpoint) for endpoint in endpoints)
+    return [endpoint for endpoint in endpoints if _badness(endpoint) == least]
+
+
+def _badness(endpoint: Endpoint) -> int:
+    return max(endpoint.run, _AS_BAD_AS) if endpoint.out else endpoint.run

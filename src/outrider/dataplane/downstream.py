@@ -23,6 +23,7 @@ from outrider.dataplane.drive import Drive
 from outrider.dataplane.replay import RequestBody
 from outrider.dataplane.request_head import climbs, names_other_protocol, read_head, wanted_upgrade
 from outrider.dataplane.timers import NEVER
+from outrider.dataplane.tls import peer_names
 from outrider.dataplane.tunnel import Tunnel
 from outrider.dataplane.wire import (
     CLOSE,
@@ -98,6 +99,7 @@ class Downstream:
         "_upgrading",
         "_whole",
         "due",
+        "peer_names",
         "proxy",
         "resume_call",
         "wake",
@@ -128,6 +130,7 @@ class Downstream:
         self._active: Call | None = None
         self._carrying = False
         self._drive = Drive(self._call_ended)
+        self.peer_names: tuple[str, ...] = ()  # of the verified certificate of an inbound caller
         self.resume_call = self._drive.resume  # there is news for the call under way
         self._source: Upstream | None = None
         self._tunnel: Tunnel | None = None
@@ -389,6 +392,9 @@ class Downstream:
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        secured = transport.get_extra_info("ssl_object")
+        if secured is not None:
+            self.peer_names = peer_names(secured)
         proxy = self.proxy
         connections = proxy.connections
         proxy.stats.accepted += 1
@@ -686,6 +692,13 @@ class Downstream:
             if call is not None and call.aborted is not None:
                 call.keep_alive = False
         if self._active is not None and self._active.aborted is not None:
+            self._drive.cancel()
+
+    def give_up(self, call: Call, failure: Failure) -> None:
+        """Stop a call that nobody waits for any more."""
+        if call is self._active and call.aborted is None:
+            call.aborted = failure
+            call.keep_alive = False
             self._drive.cancel()
 
     def _abort_incoming(self, kind: Kind, detail: str) -> None:

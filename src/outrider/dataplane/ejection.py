@@ -70,10 +70,17 @@ class Ejection:
         self.troubled = 0
 
     def observe(
-        self, endpoint: Endpoint, outcome: Outcome, started: float, now: float, others: Sequence[Endpoint]
+        self,
+        endpoint: Endpoint,
+        outcome: Outcome,
+        started: float,
+        seconds: float,
+        now: float,
+        others: Sequence[Endpoint],
     ) -> None:
-        """An attempt at `endpoint`, begun at `started`, has ended; `others` are all endpoints of the cluster, itself
-        included. What began before it was set aside says nothing about how it is now."""
+        """An attempt at `endpoint`, begun at `started` and answered after `seconds`, is over; `others` are all
+        endpoints of the cluster, itself included. What began before it was set aside says nothing about how it is
+        now."""
         if outcome is NEUTRAL or (endpoint.out and started < endpoint.out_since):
             return
         self._age(endpoint, now)
@@ -82,13 +89,13 @@ class Ejection:
             endpoint.failures += 1
             self._failed(endpoint, now, others)
             return
-        slow = now - started > self._settings.slow_call and self._far_slower(endpoint, now - started, others)
+        slow = seconds > self._settings.slow_call and self._far_slower(endpoint, seconds, others)
         endpoint.slow_run = endpoint.slow_run + 1 if slow else 0
         if endpoint.out and slow:
             self._put_out(endpoint, now, "its probe was far slower than the others")
         elif endpoint.out or (endpoint.run and started >= endpoint.failed_at):
             self._worked(endpoint, now)
-            endpoint.latency = now - started
+            endpoint.latency = seconds
         elif endpoint.slow_run >= _SLOW_IN_A_ROW and _others_stay(endpoint, others):
             if not endpoint.run:
                 self.troubled += 1
@@ -138,6 +145,8 @@ class Ejection:
             return f"{endpoint.run} failures in a row"
         if settings.failure_rate and endpoint.attempts >= _MIN_ATTEMPTS:
             rest = [one for one in others if one is not endpoint and not one.out]
+            for one in rest:
+                self._age(one, now)
             attempts = sum(one.attempts for one in rest)
             share = endpoint.failures / endpoint.attempts
             usual = sum(one.failures for one in rest) / attempts if attempts else 1.0

@@ -4,9 +4,13 @@ Around the whole call, outermost first:
 
 1. deadline     everything after it spends the call's time
 2. context      a refusal must already carry the correlation id the app will look for
+   restore      outbound: what the inbound call brought, before anything reads or spends it
+   guard        inbound: nobody else is let any further; behind the context, so that its refusals carry an id
+   incoming     inbound: the caller's deadline, and whether the app is well enough to be asked
 3. rate limit   cheapest refusal, and it must count arrivals, not survivors
    throttle     after our own limits, because it compares what we would send with what the service takes
 4. concurrency  holds a permit for as long as the call lives, so only for calls that were let through so far
+   keep         inbound: the context of a call that the app will work on, for its own calls
 
 Then the retry loop, and around each attempt:
 
@@ -29,12 +33,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from outrider.dataplane.context_store import Keep, Restore
 from outrider.dataplane.policies import Policy, Stamp
 from outrider.dataplane.policies.concurrency import ConcurrencyLimit
 from outrider.dataplane.policies.context import Context
 from outrider.dataplane.policies.credentials import Credential
 from outrider.dataplane.policies.deadline import Deadline
+from outrider.dataplane.policies.guard import Guard
 from outrider.dataplane.policies.headers import Headers
+from outrider.dataplane.policies.incoming import AppHealth, IncomingDeadline
 from outrider.dataplane.policies.rate_limit import RateLimit
 from outrider.dataplane.policies.throttle import Throttle
 from outrider.dataplane.wire import REQUEST_OWNED
@@ -51,6 +58,11 @@ class Parts:
     context: Context
     headers: Headers
     credentials: Sequence[Credential] = ()
+    restore: Restore | None = None
+    guard: Guard | None = None
+    incoming: IncomingDeadline | None = None
+    health: AppHealth | None = None
+    keep: Keep | None = None
     rate_limit: RateLimit | None = None
     throttle: Throttle | None = None
     concurrency: ConcurrencyLimit | None = None
@@ -61,16 +73,22 @@ def around_the_call(parts: Parts) -> tuple[Policy, ...]:
     ordered: tuple[Policy | None, ...] = (
         parts.deadline,
         parts.context,
+        parts.restore,
+        parts.guard,
+        parts.incoming,
+        parts.health,
         parts.rate_limit,
         parts.throttle,
         parts.concurrency,
+        parts.keep,
     )
     return tuple(policy for policy in ordered if policy is not None)
 
 
 def into_each_attempt(parts: Parts) -> tuple[Stamp, ...]:
     """Positions 6 to 9."""
-    return (*parts.credentials, parts.headers, parts.context, parts.deadline)
+    guard = (parts.guard,) if parts.guard is not None else ()
+    return (*parts.credentials, *guard, parts.headers, parts.context, parts.deadline)
 
 
 def owned_by(stamps: Sequence[Stamp]) -> frozenset[bytes]:

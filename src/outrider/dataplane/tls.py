@@ -82,6 +82,15 @@ class ClientTls:
             sessions[self.server_name] = session
 
 
+def peer_names(secured: ssl.SSLObject) -> tuple[str, ...]:
+    """The names in the verified certificate of the other side: alternative names first, then the common name."""
+    shown: dict[str, Any] = secured.getpeercert() or {}
+    names = [str(value) for _, value in shown.get("subjectAltName", ())]
+    for part in shown.get("subject", ()):
+        names += [str(value) for key, value in part if key == "commonName"]
+    return tuple(dict.fromkeys(names))
+
+
 def refused_our_certificate(error: Exception | None) -> bool:
     """Whether the other side ended the connection because of our certificate, or the lack of one. With TLS 1.3 it
     says so only after the handshake, and before it has read anything we sent (RFC 8446 §4.4.2.4)."""

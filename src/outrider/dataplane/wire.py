@@ -24,6 +24,7 @@ REQUEST_OWNED: Final = HOP_BY_HOP | frozenset(
         b"content-length",
         b"expect",
         b"x-outrider-attempt",
+        b"x-outrider-caller",
         b"x-outrider-retry",
         b"x-outrider-service",
         b"x-outrider-timeout",

@@ -41,6 +41,16 @@ class Kind(Enum):
     VERSION = ("http-version", 505, "http_request_error", "HTTP version not supported", Origin.CALLER, "DPE")
     UNKNOWN_SERVICE = ("unknown-service", 502, "destination_not_found", "Unknown service", Origin.CALLER, "NR")
 
+    UNAUTHENTICATED = ("unauthorized", 401, "http_request_denied", "Not authenticated", Origin.CALLER, "UAEX",
+                       None, NEUTRAL, "unauthenticated")  # fmt: skip
+    UNIDENTIFIED = ("bad-request", 400, "http_request_denied", "Identification missing", Origin.CALLER, "UAEX",
+                    None, NEUTRAL, "unauthenticated")  # fmt: skip
+    FORBIDDEN = ("forbidden", 403, "http_request_denied", "Not allowed", Origin.CALLER, "UAEX",
+                 None, NEUTRAL, "forbidden")  # fmt: skip
+    IN_PROGRESS = ("in-progress", 409, "http_request_denied", "The same call is under way", Origin.CALLER, "DPE")
+    KEY_REUSED = ("key-reused", 422, "http_request_error", "Idempotency-Key used for another call", Origin.CALLER,
+                  "DPE")  # fmt: skip
+
     RATE_LIMITED = ("rate-limited", 429, "http_request_denied", "Rate limit reached", Origin.PROXY, "RL",
                     None, NEUTRAL, "rate_limited")  # fmt: skip
     OVERLOADED = ("overloaded", 503, "connection_limit_reached", "Too many calls in flight", Origin.PROXY, "UO",

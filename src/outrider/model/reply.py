@@ -72,6 +72,8 @@ def rescue(
         (b"content-type", b"application/problem+json"),
         (b"proxy-status", proxy_status(failure)),
     ]
+    if status == 401:
+        headers.append((b"www-authenticate", b'Outrider realm="service"'))  # RFC 9110 §11.6.1 asks for a challenge
     if failure.tried_enough:
         headers.append((b"x-outrider-retry", b"off"))
     if failure.retry_after is not None:

@@ -143,6 +143,7 @@ def redacted(document: Document, redact: list[str]) -> dict[str, Any]:
             path in document.templates
             or last in secret_names
             or (last in _SECRET_KEYS and path[0] in ("credentials", "admin"))
+            or (path[:2] == ("inbound", "accept") and ("values" in path or last == "key"))
         ):
             return "***"
         return _USERINFO.sub("***@", value) if isinstance(value, str) else value

@@ -42,6 +42,7 @@ class OutriderCollector(Collector):
         yield from self._of_calls()
         yield from self._of_attempts()
         yield from self._of_targets()
+        yield from self._of_the_guard()
 
     def _of_this_process(self) -> Iterator[Metric]:
         runtime = self._runtime
@@ -114,6 +115,21 @@ class OutriderCollector(Collector):
         ):
             rows = [((c.name, key), count) for c in clusters for key, count in getattr(c.stats, attribute).items()]
             yield _counter(name, text, ["service", label], rows)
+
+    def _of_the_guard(self) -> Iterator[Metric]:
+        runtime = self._runtime
+        guarded = runtime.compiled.guarded
+        if guarded is None:
+            return
+        guard = guarded.guard
+        refusals = [((reason,), count) for reason, count in guard.refused.items()]
+        yield _counter("outrider_guard_refusals", "Inbound calls refused, by reason", ["reason"], refusals)
+        admitted = [(("proven",), guard.proven), (("public",), guard.public)]
+        yield _counter("outrider_guard_calls", "Inbound calls by what is known of the caller", ["caller"], admitted)
+        contexts = runtime.compiled.contexts
+        yield _gauge("outrider_contexts", "Inbound calls whose context is kept", [], [((), contexts.size)])
+        left_out = [((), contexts.left_out)]
+        yield _counter("outrider_contexts_left_out", "Calls whose context was not kept, for want of room", [], left_out)
 
     def _of_targets(self) -> Iterator[Metric]:
         runtime = self._runtime

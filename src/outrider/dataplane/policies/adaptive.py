@@ -14,8 +14,10 @@ _LEAST: Final = 4
 _MOST: Final = 1000
 # How much slower than usual is still usual.
 _TOLERANCE: Final = 1.5
-# The weight of one answer in what is usual, and of one adjustment in the limit.
-_USUAL: Final = 1 / 600
+# Seconds over which it becomes usual to be slower, and answers that are averaged to begin with.
+_HABIT: Final = 60.0
+_FIRST: Final = 100
+# The weight of one adjustment in the limit.
 _STEP: Final = 0.2
 # What remains of the limit after a failure, and of the usual time when everything has become much faster.
 _AFTER_FAILURE: Final = 0.9
@@ -25,23 +27,28 @@ _DRIFT: Final = 0.95
 class AdaptiveLimit:
     """Learns from the latency (seconds) of successful answers, and from failures."""
 
-    __slots__ = ("_limit", "_usual")
+    __slots__ = ("_known", "_learned_at", "_limit", "_usual")
 
     def __init__(self) -> None:
         self._limit = float(_INITIAL)
         self._usual = 0.0
+        self._known = 0
+        self._learned_at = 0.0
 
     @property
     def limit(self) -> int:
         """What it has come to."""
         return int(self._limit)
 
-    def learn(self, seconds: float, in_flight: int) -> int:
+    def learn(self, seconds: float, in_flight: int, now: float) -> int:
         """An answer took so long while so many were in flight; the limit from now on."""
         if seconds <= 0.0:
             return int(self._limit)
         usual = self._usual
-        usual = seconds if usual == 0.0 else usual + (seconds - usual) * _USUAL
+        self._known += 1
+        weight = 1.0 / self._known if self._known <= _FIRST else -math.expm1((self._learned_at - now) / _HABIT)
+        self._learned_at = max(self._learned_at, now)
+        usual += (seconds - usual) * max(0.0, weight)
         if usual > 2.0 * seconds:
             usual *= _DRIFT
         self._usual = usual

@@ -277,7 +277,8 @@ class Breaker:
     def asked_to_wait(self, seconds: float) -> None:
         """The target has said when to come back (`Retry-After` of a 503, RFC 9110 §10.2.3): if this opens, it stays
         open until then."""
-        self._asked = self._clock() + min(seconds, _MOST_ASKED)
+        wait = min(seconds, _MOST_ASKED)
+        self._asked = max(self._asked, self._clock() + self._jitter(wait, wait * (1 + _SPREAD)))
 
     def probing(self, attempt: Attempt) -> bool:
         """Whether this attempt holds one of the probe permits."""
@@ -291,6 +292,7 @@ class Breaker:
         if self.state is not OPEN:
             self._machine.open()
         self.open_until = math.inf
+        self._set_bell()
 
     def hold_closed(self) -> None:
         """Let everything through until told otherwise, whatever fails."""

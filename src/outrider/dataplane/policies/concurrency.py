@@ -57,7 +57,7 @@ class ConcurrencyLimit:
         if adaptive is not None:
             attempt = call.attempt
             if outcome is SUCCESS and attempt is not None:
-                self.limit = adaptive.learn(attempt.latency, self.in_flight)
+                self.limit = adaptive.learn(attempt.latency, self.in_flight, attempt.answered)
             elif outcome is FAILURE or (call.status == 429 and call.failure is None):
                 self.limit = adaptive.overrun()
         self.in_flight -= 1

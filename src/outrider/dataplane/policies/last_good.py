@@ -123,10 +123,14 @@ class LastGood:
             if (
                 name in _NOT_KEPT
                 or (name == b"cache-control" and any(word in value for word in _SECRET))
-                or (name == b"vary" and b"*" in value)
+                or (name == b"vary" and self._varies_unseen(value))
             ):
                 return None
         return Recorder(self.max_answer)
+
+    def _varies_unseen(self, vary: bytes) -> bool:
+        """Whether an answer differs by something that the key does not hold."""
+        return any(name.strip() == b"*" or name.strip() in self._neutral for name in vary.split(b","))
 
     def keep(self, call: Call, response: Response, recorder: Recorder) -> None:
         """The answer is complete."""

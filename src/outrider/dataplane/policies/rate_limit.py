@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from outrider.dataplane.call import Call
 
 _MAX_KEYS: Final = 10_000
+BY_CALLER: Final = b":caller"  # in place of a header: who has proven to call
 
 
 class RateLimit:
@@ -41,13 +42,15 @@ class RateLimit:
 
     def admit(self, call: Call) -> Failure | None:
         now = call.started
-        key = b"" if self._key is None else call.noted.get(self._key, b"")
+        key = b""
+        if self._key is not None:
+            key = call.noted.get(self._key, b"") if self._key is not BY_CALLER else call.caller.encode()
         arrivals = self._arrivals
         arrival = arrivals.get(key, now)
         if arrival < now:
             arrival = now
         elif arrival - now > self._tolerance:
-            who = f" for this {self._key.decode()}" if self._key else ""
+            who = f" for this {self._key.decode().lstrip(':')}" if self._key else ""
             return Failure(
                 Kind.RATE_LIMITED,
                 f"rate_limit {self.described} of {call.route.cluster.name} is used up{who}",

@@ -1,0 +1,100 @@
+"""What only shows across the keys of `inbound`: proofs that prove nothing, rules that never match."""
+
+from __future__ import annotations
+
+from outrider.config.schema import Accept, Config, Inbound
+from outrider.config.source import Document, KeyPath
+from outrider.model.messages import is_field_value
+from outrider.model.patterns import PathPattern
+from outrider.model.variables import VARIABLE
+
+_SHORT = 32  # characters; a shorter secret can be guessed sooner or later
+
+
+def check_inbound(config: Config, document: Document) -> None:
+    """Complain about the guard, at the lines responsible."""
+    inbound = config.inbound
+    if inbound is None:
+        return
+    for index, accept in enumerate(inbound.accept):
+        _check_accept(inbound, accept, document, ("inbound", "accept", index))
+    if inbound.protect and not inbound.accept:
+        place = ("inbound", "protect") if ("inbound", "protect") in document.marks else ("inbound",)
+        message = "nothing is accepted as proof, so everybody is refused"
+        document.complain(place, message, "say what proves a caller under inbound.accept, or protect: []", warn=True)
+    _check_rules(inbound, document)
+
+
+def _check_accept(inbound: Inbound, accept: Accept, document: Document, at: KeyPath) -> None:
+    kinds = [kind for kind in ("header", "jwt", "certificate") if getattr(accept, kind) is not None]
+    if len(kinds) != 1:
+        document.complain(at, "expected exactly one of header, jwt and certificate", "one proof per entry")
+        return
+    if accept.header is not None:
+        _check_keys(accept, document, at)
+    elif accept.values:
+        document.complain((*at, "values"), f"values belong to a header, not to {kinds[0]}")
+    if accept.certificate is not None and (inbound.tls is None or inbound.tls.client_ca is None):
+        document.complain((*at, "certificate"), "no caller is asked for a certificate", "set inbound.tls.client_ca")
+    if accept.jwt is not None:
+        _check_jwt(accept, document, (*at, "jwt"))
+    for name in VARIABLE.findall(accept.caller):
+        if not name.startswith("header:"):
+            document.complain((*at, "caller"), f"nothing provides {{{name}}} here", "use {header:NAME}")
+
+
+def _check_keys(accept: Accept, document: Document, at: KeyPath) -> None:
+    if not any(accept.values):
+        message = "no key is set, so nobody is proven by this"
+        document.complain((*at, "values") if accept.values else at, message, "values: [...]", warn=True)
+    for index, value in enumerate(accept.values):
+        place = (*at, "values", index) if (*at, "values", index) in document.marks else (*at, "values")
+        if value != value.strip() or not is_field_value(value):
+            document.complain(place, "a key must be one line of printable ASCII without spaces around it")
+        elif value and len(value) < _SHORT:
+            hint = "openssl rand -hex 32 makes a good one"
+            document.complain(place, f"the key has only {len(value)} characters; {_SHORT} are safe", hint, warn=True)
+
+
+def _check_jwt(accept: Accept, document: Document, at: KeyPath) -> None:
+    jwt = accept.jwt
+    assert jwt is not None
+    if (jwt.key is None) == (jwt.jwks is None):
+        document.complain(at, "expected exactly one of key and jwks")
+        return
+    if jwt.key is None:
+        return
+    pem = "-----BEGIN" in jwt.key
+    if jwt.alg == "HS256" and pem:
+        document.complain((*at, "key"), "HS256 takes a shared secret, not a PEM key", "alg: RS256 or ES256?")
+    elif jwt.alg == "HS256" and len(jwt.key) < _SHORT:
+        message = f"the secret has only {len(jwt.key)} characters; HS256 needs {_SHORT} (RFC 7518 section 3.2)"
+        document.complain((*at, "key"), message)
+    elif jwt.alg != "HS256" and not pem:
+        document.complain((*at, "key"), f"{jwt.alg} takes a public key in PEM", "${file:/path/to/public.pem}")
+
+
+def _check_rules(inbound: Inbound, document: Document) -> None:
+    """Rules that can never decide anything."""
+    seen: list[tuple[str, str]] = []
+    protected = [PathPattern(f"* {path.lower()}") for path in inbound.protect]
+    headers = [accept for accept in inbound.accept if accept.header is not None]
+    named = {name for one in inbound.accept if one.jwt for name in one.jwt.issuer}
+    open_ended = bool(headers) or any(one.jwt and not one.jwt.issuer for one in inbound.accept)
+    open_ended = open_ended or any(one.certificate is not None for one in inbound.accept)
+    for index, rule in enumerate(inbound.allow or ()):
+        at: KeyPath = ("inbound", "allow", index)
+        path = rule.match.partition(" ")[2].strip().lower()
+        sample = path.replace("/**", "/x").replace("**", "x").replace("*", "x").encode()
+        if not any(pattern.matches(b"GET", sample) for pattern in protected):
+            message = f"never asked: nothing like {path} is protected"
+            document.complain((*at, "match"), message, "see inbound.protect", warn=True)
+        if (rule.caller, rule.match) in seen:
+            document.complain(at, "never reached: the same rule stands before it", "remove one of them", warn=True)
+        elif not open_ended and not any(_names(rule.caller, name) for name in named):
+            document.complain((*at, "caller"), f"never matches: nobody can prove to be {rule.caller}", "", warn=True)
+        seen.append((rule.caller, rule.match))
+
+
+def _names(caller: str, name: str) -> bool:
+    return name.startswith(caller[:-1]) if caller.endswith("*") else name == caller

@@ -1,0 +1,122 @@
+"""The guard of a configuration, compiled: proofs, rules, and the limits that protect the app."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from outrider.config.schema import Accept, Config, Inbound
+from outrider.dataplane.policies.adaptive import AdaptiveLimit
+from outrider.dataplane.policies.concurrency import ConcurrencyLimit
+from outrider.dataplane.policies.guard import CertificateProof, Guard, KeyProof, Proof, Rule
+from outrider.dataplane.policies.rate_limit import BY_CALLER, RateLimit
+from outrider.dataplane.policies.tokens import TokenProof
+from outrider.model.variables import VARIABLE
+
+if TYPE_CHECKING:
+    from outrider.dataplane.call import Call
+
+
+@dataclass(slots=True)
+class Guarded:
+    """What the inbound pipeline is made of. `keys` and `tokens` are the proofs by their place under `accept`."""
+
+    guard: Guard
+    noted: set[bytes] = field(default_factory=set)
+    keys: dict[int, KeyProof] = field(default_factory=dict)
+    tokens: dict[int, TokenProof] = field(default_factory=dict)
+
+
+def compile_guard(config: Config, inbound: Inbound) -> Guarded:
+    """The guard, with everything it reads noted."""
+    noted = {b"x-service-name"}
+    keys: dict[int, KeyProof] = {}
+    tokens: dict[int, TokenProof] = {}
+    proofs: list[Proof] = []
+    salt = secrets.token_bytes(32)
+    for index, accept in enumerate(inbound.accept):
+        noted.update(name.lower().encode() for name in accept.require)
+        if accept.header is not None:
+            proof = keys[index] = KeyProof(
+                accept.header, accept.values, _caller(accept, noted), salt, accept.require, accept.forward
+            )
+            proofs.append(proof)
+        elif accept.jwt is not None:
+            proofs.append(tokens.setdefault(index, _tokens(config, accept)))
+        elif accept.certificate is not None:
+            proofs.append(CertificateProof(accept.certificate))
+    rules = None if inbound.allow is None else [Rule(rule.caller, rule.match) for rule in inbound.allow]
+    guard = Guard(proofs, protect=inbound.protect, rules=rules, identity=inbound.identity)
+    return Guarded(guard, noted, keys, tokens)
+
+
+def token_keys(alg: str, key: str) -> object:
+    """What PyJWT takes for this algorithm: the secret, or the public key out of its PEM. Raises ValueError."""
+    if alg == "HS256":
+        return key.encode()
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    return load_pem_public_key(key.encode())
+
+
+def inbound_rate(inbound: Inbound, workers: int, noted: set[bytes]) -> RateLimit | None:
+    """The rate limit in front of the app."""
+    limit = inbound.rate_limit
+    if limit is None:
+        return None
+    count, period = limit.rate
+    key = None
+    if limit.key == "caller":
+        key = BY_CALLER
+    elif limit.key is not None:
+        key = limit.key.removeprefix("header:").lower().encode()
+        noted.add(key)
+    unit = {1.0: "s", 60.0: "m", 3600.0: "h"}.get(period, "d")
+    burst = math.ceil((limit.burst or max(1, int(count))) / workers)
+    return RateLimit(count / workers, period, burst, key, f"{count:g}/{unit}")
+
+
+def inbound_concurrency(inbound: Inbound, workers: int) -> ConcurrencyLimit | None:
+    """How many calls the app gets at a time."""
+    limit = inbound.max_in_flight
+    if not limit:
+        return None
+    size, wait = (math.ceil(inbound.queue.size / workers), inbound.queue.wait) if inbound.queue else (0, 0.0)
+    if isinstance(limit, str):
+        adaptive = AdaptiveLimit()
+        return ConcurrencyLimit(adaptive.limit, size, wait, adaptive)
+    return ConcurrencyLimit(math.ceil(limit / workers), size, wait)
+
+
+def _caller(accept: Accept, noted: set[bytes]) -> Callable[[Call], str]:
+    """How a caller with the right key is called."""
+    parts = VARIABLE.split(accept.caller)
+    names = [part[7:].lower().encode() for part in parts[1::2]]
+    noted.update(names)
+
+    def caller(call: Call) -> str:
+        values = [call.noted.get(name, b"").strip().decode("latin-1") for name in names]
+        text = "".join(part if index % 2 == 0 else values[index // 2] for index, part in enumerate(parts))
+        return text or "unnamed"
+
+    return caller
+
+
+def _tokens(config: Config, accept: Accept) -> TokenProof:
+    jwt = accept.jwt
+    assert jwt is not None
+    keys: dict[str | None, object] = {}
+    if jwt.key is not None:
+        keys[None] = token_keys(jwt.alg, jwt.key)
+    return TokenProof(
+        jwt.alg,
+        keys,
+        audience=jwt.audience.replace("{service}", config.service),
+        issuers=jwt.issuer,
+        leeway=jwt.leeway,
+        require=accept.require,
+        forward=accept.forward,
+    )

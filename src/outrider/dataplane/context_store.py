@@ -1,0 +1,147 @@
+"""What came in with a call that the app is working on: whose call it is, how much time is left, who waits for it.
+
+The guard keeps it for as long as the inbound call lives. An outbound call that carries nothing but the correlation id,
+or the trace id, gets the rest back. Two live calls with the same id but not the same content are ambiguous, and restore
+nothing: who invents ids must not find somebody else's context behind one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from outrider.model.failure import Failure, Kind
+from outrider.model.messages import Field
+from outrider.model.outcome import Outcome
+
+if TYPE_CHECKING:
+    from outrider.dataplane.call import Call
+
+_MOST_CALLS: Final = 10_000
+_MOST_BYTES: Final = 8192  # of the fields of one call; a context is not a place to keep things
+
+
+class Context:
+    """Of one inbound call. `deadline` is monotonic seconds; `attempt` is what its caller said about retries."""
+
+    __slots__ = ("attempt", "calls", "deadline", "fields", "ids")
+
+    def __init__(self, ids: tuple[bytes, ...], fields: list[Field], deadline: float, attempt: bytes) -> None:
+        self.ids = ids
+        self.fields = fields
+        self.deadline = deadline
+        self.attempt = attempt
+        self.calls: set[Call] = set()  # outbound ones under way
+
+
+class ContextStore:
+    """The contexts of inbound calls under way, by correlation id and by trace id; bounded by their number."""
+
+    def __init__(self, most: int = _MOST_CALLS) -> None:
+        self._most = most
+        self._by_id: dict[bytes, list[Context]] = {}
+        self.size = 0
+        self.left_out = 0  # calls whose context was not kept, for want of room
+
+    def keep(self, context: Context) -> bool:
+        """From now on the context can be found; False if there is no room for it."""
+        if self.size >= self._most:
+            self.left_out += 1
+            return False
+        self.size += 1
+        for one in context.ids:
+            self._by_id.setdefault(one, []).append(context)
+        return True
+
+    def drop(self, context: Context) -> None:
+        """The inbound call is over."""
+        self.size -= 1
+        for one in context.ids:
+            others = self._by_id[one]
+            others.remove(context)
+            if not others:
+                del self._by_id[one]
+
+    def find(self, *ids: bytes) -> Context | None:
+        """The context that these ids stand for, if it is beyond doubt."""
+        for one in ids:
+            found = self._by_id.get(one)
+            if found:
+                first = found[0]
+                return first if all(other.fields == first.fields for other in found[1:]) else None
+        return None
+
+
+class Keep:
+    """Inbound: keeps the context of a call for as long as it lives. Stands behind the guard, which has taken off what
+    the caller may not say."""
+
+    __slots__ = ("_identity", "_store")
+
+    def __init__(self, store: ContextStore, identity: tuple[bytes, ...]) -> None:
+        """`identity` are header names, or beginnings with `*`, lower case."""
+        self._store = store
+        self._identity = identity
+
+    def admit(self, call: Call) -> None:
+        nominated = call.nominated
+        fields = [field for field in call.fields if self._travels(field[0]) and field[0] not in nominated]
+        if sum(len(name) + len(value) for name, _, value in fields) > _MOST_BYTES:
+            call.note("its context is too large to be kept for the app's own calls")
+            fields = []
+        ids = tuple(dict.fromkeys((call.correlation_id, trace_id(call.traceparent))))
+        context = Context(ids, fields, call.deadline, call.noted.get(b"x-outrider-attempt", b""))
+        if self._store.keep(context):
+            call.context = context
+            call.permits = (self, *call.permits)
+
+    def observe(self, call: Call, outcome: Outcome) -> None:
+        """The call is over. If its caller has left, nobody waits for what the app asks others on its behalf."""
+        context = call.context
+        if context is None:
+            return
+        self._store.drop(context)
+        if call.failure is not None and call.failure.kind is Kind.CANCELLED:
+            for outbound in list(context.calls):
+                outbound.downstream.give_up(outbound, Failure(Kind.CANCELLED, "the caller of the app has left"))
+
+    def _travels(self, name: bytes) -> bool:
+        if name in (b"baggage", b"tracestate"):
+            return True
+        return any(name.startswith(one[:-1]) if one.endswith(b"*") else name == one for one in self._identity)
+
+
+class Restore:
+    """Outbound: gives a call back what its inbound call came with, as far as the app has not said it itself."""
+
+    __slots__ = ("_store",)
+
+    def __init__(self, store: ContextStore) -> None:
+        self._store = store
+
+    def admit(self, call: Call) -> Failure | None:
+        if not self._store.size:
+            return None
+        context = self._store.find(call.correlation_id, trace_id(call.traceparent))
+        if context is None:
+            return None
+        if context.deadline < call.deadline:
+            call.deadline = context.deadline
+            if call.deadline <= call.started:
+                return Failure(Kind.DEADLINE, "the time of the app's own caller is used up")
+        said = {lower for lower, _, _ in call.fields}
+        call.fields += [field for field in context.fields if field[0] not in said]
+        if context.attempt and b"x-outrider-attempt" not in call.noted:
+            call.noted[b"x-outrider-attempt"] = context.attempt
+        context.calls.add(call)
+        call.context = context
+        call.permits = (self, *call.permits)
+        return None
+
+    def observe(self, call: Call, outcome: Outcome) -> None:
+        if call.context is not None:
+            call.context.calls.discard(call)
+
+
+def trace_id(traceparent: bytes) -> bytes:
+    """The trace id of a `traceparent` (W3C Trace Context §3.2.2.3)."""
+    return traceparent[3:35]

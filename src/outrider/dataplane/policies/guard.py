@@ -1,0 +1,214 @@
+"""The guard in front of the app: who calls, and may they?
+
+Any one of the `accept`ed proofs is enough; with none, or none with a usable secret, everybody is refused. The caller is
+told nothing but 401: why goes to the log and to a metric. What is not protected passes, but nobody unproven may bring
+headers that say who they are.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections import Counter
+from collections.abc import Callable, Sequence
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final, Protocol
+
+from outrider.dataplane.readings import readings
+from outrider.model.failure import Failure, Kind
+from outrider.model.outcome import Outcome
+from outrider.model.patterns import PathPattern
+
+if TYPE_CHECKING:
+    from outrider.dataplane.attempt import Attempt
+    from outrider.dataplane.call import Call
+
+CALLER_HEADER: Final = b"x-outrider-caller"
+# Bytes of a name that is shown in a log: it comes from who has not proven anything.
+_SHOWN: Final = 64
+
+
+class Proof(Protocol):
+    """One way to prove who calls. `headers` are those it reads, and that the app does not get to see; `require` are
+    further ones without which even who has proven it is refused."""
+
+    headers: frozenset[bytes]
+    require: tuple[bytes, ...]
+
+    def prove(self, call: Call) -> tuple[str, str]:
+        """`(caller, "")`, or `("", why not)`; the reason is a metric label."""
+
+
+class KeyProof:
+    """A secret in a header. All values are compared, each in the same time whatever was given."""
+
+    __slots__ = ("_caller", "_digests", "_header", "_salt", "headers", "require")
+
+    def __init__(
+        self,
+        header: str,
+        values: Sequence[str],
+        caller: Callable[[Call], str],
+        salt: bytes,
+        require: Sequence[str] = (),
+        forward: bool = False,
+    ) -> None:
+        """Empty values are no secrets, and prove nobody. `caller` names who has shown the key; `salt` is random."""
+        self._header = header.lower().encode()
+        self._salt = salt
+        self._caller = caller
+        self._digests: tuple[bytes, ...] = ()
+        self.require = tuple(name.lower().encode() for name in require)
+        self.headers = frozenset() if forward else frozenset((self._header,))
+        self.replace(values)
+
+    def replace(self, values: Sequence[str]) -> None:
+        """Accept these values from now on."""
+        self._digests = tuple(self._digest(value.encode()) for value in values if value)
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is any secret at all."""
+        return bool(self._digests)
+
+    def prove(self, call: Call) -> tuple[str, str]:
+        given = [value for lower, _, value in call.fields if lower == self._header]
+        if not given:
+            return "", "no_key"
+        if len(given) > 1:
+            return "", "key_twice"
+        if not self._digests:
+            return "", "not_configured"
+        digest = self._digest(given[0])
+        matches = 0
+        for known in self._digests:  # all of them, and by digest: time tells neither which nor how much of it was right
+            matches += hmac.compare_digest(known, digest)
+        return (self._caller(call), "") if matches else ("", "wrong_key")
+
+    def _digest(self, value: bytes) -> bytes:
+        return blake2b(value, key=self._salt, digest_size=16).digest()
+
+
+class CertificateProof:
+    """A client certificate, whose names the TLS listener has verified. `names` are exact, or begin with `*.`."""
+
+    __slots__ = ("_names", "headers", "require")
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = tuple(names)
+        self.headers: frozenset[bytes] = frozenset()
+        self.require: tuple[bytes, ...] = ()
+
+    def prove(self, call: Call) -> tuple[str, str]:
+        shown = call.downstream.peer_names
+        if not shown:
+            return "", "no_certificate"
+        for name in shown:
+            for known in self._names:
+                if name == known or (known.startswith("*.") and name.partition(".")[2] == known[2:]):
+                    return name, ""
+        return "", "other_certificate"
+
+
+class Rule:
+    """An operation that a caller may use; `caller` may end with `*`."""
+
+    __slots__ = ("_caller", "_prefix", "pattern")
+
+    def __init__(self, caller: str, match: str) -> None:
+        self._prefix = caller.endswith("*")
+        self._caller = caller.removesuffix("*")
+        method, _, path = match.partition(" ")
+        self.pattern = PathPattern(f"{method} {path.strip().lower()}")
+
+    def allows(self, caller: str, method: bytes, path: bytes) -> bool:
+        """Whether this rule lets the caller do that."""
+        named = caller.startswith(self._caller) if self._prefix else caller == self._caller
+        return named and self.pattern.matches(method, path)
+
+
+class Guard:
+    """Admits inbound calls. `refused` counts refusals by reason."""
+
+    __slots__ = ("_identity", "_proofs", "_protected", "_rules", "owned", "proven", "public", "refused")
+
+    def __init__(
+        self,
+        proofs: Sequence[Proof],
+        *,
+        protect: Sequence[str],
+        rules: Sequence[Rule] | None = None,
+        identity: Sequence[str] = (),
+    ) -> None:
+        """`protect` are path patterns, `rules` None where any proven caller may do anything. `identity` are names of
+        headers, or beginnings with `*`, that say who somebody is: from the unproven they are taken off."""
+        self._proofs = tuple(proofs)
+        self._protected = tuple(PathPattern(f"* {path.lower()}") for path in protect)
+        self._rules = None if rules is None else tuple(rules)
+        self._identity = tuple(name.lower().encode() for name in identity)
+        self.owned = frozenset((CALLER_HEADER,)).union(*(proof.headers for proof in proofs))
+        self.refused: Counter[str] = Counter()
+        self.proven = self.public = 0
+
+    def admit(self, call: Call) -> Failure | None:
+        paths = readings(call.path)
+        protected = any(pattern.matches(call.method, path) for pattern in self._protected for path in paths)
+        caller, require, reason = self._proven(call)
+        if not caller:
+            self._unidentify(call)
+            if protected:
+                return self._refuse(call, Kind.UNAUTHENTICATED, reason, "the caller is not authenticated")
+            self.public += 1
+            return None
+        call.caller = caller
+        self.proven += 1
+        if not protected:
+            return None
+        missing = [name.decode() for name in require if not call.noted.get(name, b"").strip()]
+        if missing:
+            return self._refuse(call, Kind.UNIDENTIFIED, "not_identified", f"missing headers: {', '.join(missing)}")
+        if self._rules is not None and not all(
+            any(rule.allows(caller, call.method, path) for rule in self._rules) for path in paths
+        ):
+            return self._refuse(call, Kind.FORBIDDEN, "not_allowed", f"{caller} may not do that")
+        return None
+
+    def observe(self, call: Call, outcome: Outcome) -> None:
+        """It holds no permit."""
+
+    def stamp(self, attempt: Attempt) -> bytes:
+        """Who calls, for the app: ours to say, and nobody else's."""
+        caller = attempt.call.caller
+        return b"%b: %b\r\n" % (CALLER_HEADER, caller.encode("ascii", "replace")) if caller else b""
+
+    def _proven(self, call: Call) -> tuple[str, tuple[bytes, ...], str]:
+        """Who calls, and what else must be there; or why nobody knows."""
+        reasons: list[str] = []
+        for proof in self._proofs:
+            caller, reason = proof.prove(call)
+            if caller:
+                return caller, proof.require, ""
+            reasons.append(reason)
+        # What was tried and failed says more than what was not even tried.
+        return (
+            "",
+            (),
+            next((reason for reason in reasons if not reason.startswith("no_")), (reasons or ["no_proof"])[0]),
+        )
+
+    def _refuse(self, call: Call, kind: Kind, reason: str, detail: str) -> Failure:
+        self.refused[reason] += 1
+        claimed = call.noted.get(b"x-service-name", b"")[:_SHOWN].decode("latin-1")
+        call.note(f"guard: {reason}; the caller {f'claims to be {claimed!r}' if claimed else 'gives no name'}")
+        return Failure(kind, detail)
+
+    def _unidentify(self, call: Call) -> None:
+        """Take off what only a proven caller may say about itself or a user."""
+        taken = frozenset(lower for lower, _, _ in call.fields if self._says_who(lower))
+        if taken:
+            call.nominated = call.nominated | taken
+
+    def _says_who(self, name: bytes) -> bool:
+        dashed = name.replace(b"_", b"-")  # CGI-style servers read both as one
+        return any(
+            dashed.startswith(known[:-1]) if known.endswith(b"*") else dashed == known for known in self._identity
+        )

@@ -1,0 +1,68 @@
+"""What an inbound call brings that bounds it: its caller's deadline, and the app's own health."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from outrider.dataplane.cluster import Cluster
+from outrider.model.failure import Failure, Kind
+from outrider.model.outcome import Outcome
+
+if TYPE_CHECKING:
+    from outrider.dataplane.call import Call
+
+_MILLISECONDS: Final = (b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms")
+_GRPC: Final = re.compile(rb"(\d{1,8})([HMSmun])")
+_GRPC_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_DIGITS: Final = re.compile(rb"-?\d{1,12}")
+READ: Final = frozenset((*_MILLISECONDS, b"grpc-timeout"))
+
+
+class IncomingDeadline:
+    """Keeps to the time that the caller gives: `x-request-timeout-ms`, `x-envoy-expected-rq-timeout-ms`, or
+    `grpc-timeout`; the shortest of them. What has already expired is refused before the app hears of it."""
+
+    __slots__ = ()
+
+    def admit(self, call: Call) -> Failure | None:
+        left = time_left(call.noted)
+        if left is None:
+            return None
+        if left <= 0:
+            return Failure(Kind.DEADLINE, "the caller's time for this call has already passed")
+        call.deadline = min(call.deadline, call.started + left)
+        return None
+
+    def observe(self, call: Call, outcome: Outcome) -> None:
+        """It holds no permit."""
+
+
+class AppHealth:
+    """Refuses calls while the app does not answer its health check: at once, and with that reason."""
+
+    __slots__ = ("_cluster",)
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def admit(self, call: Call) -> Failure | None:
+        if any(endpoint.healthy for endpoint in self._cluster.endpoints):
+            return None
+        return Failure(Kind.NO_ENDPOINT, "the app behind this guard does not answer its health check", retry_after=1.0)
+
+    def observe(self, call: Call, outcome: Outcome) -> None:
+        """It holds no permit."""
+
+
+def time_left(noted: dict[bytes, bytes]) -> float | None:
+    """Seconds that the caller leaves for a call; None where it says nothing that can be read."""
+    found = []
+    for name in _MILLISECONDS:
+        value = noted.get(name, b"").strip()
+        if _DIGITS.fullmatch(value):
+            found.append(int(value) / 1000)
+    match = _GRPC.fullmatch(noted.get(b"grpc-timeout", b"").strip())
+    if match is not None:
+        found.append(int(match[1]) * _GRPC_UNITS[match[2]])
+    return min(found) if found else None
