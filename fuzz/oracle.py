@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from fuzz.mutate import Case, Script
@@ -40,6 +41,7 @@ _OWNED_IN_ANSWERS = HOP_BY_HOP | frozenset(
         b"x-outrider-retry",
     )
 )
+_ABSOLUTE = re.compile(rb"[a-z]+://[^/?#]*(.*)", re.IGNORECASE | re.DOTALL)
 _LATE = ("neither answered nor closed", "urn:outrider:timeout", "urn:outrider:request-timeout")
 _MOST_FIELDS = 36  # comfortably below limits.headers of the lab
 _MOST_HEAD_BYTES = 3500  # and below limits.header_bytes
@@ -224,14 +226,24 @@ def _same_request(sent: Message, got: Message) -> bool:
     if got.complete and not sent.complete:
         return False
     body = got.body == sent.body if got.complete else sent.body.startswith(got.body)
-    path = sent.target.endswith(got.target) or (
-        got.target[:1] == b"/" and (got.target == b"/" or sent.target.endswith(got.target[1:]))
-    )
+    path = got.target in _paths(sent.target)
     if got.get_all(b"upgrade") and not asks_to_switch(sent, got.tokens(b"upgrade")):
         return False
     if got.get_all(b"te") and not takes_trailers(sent):
         return False
     return sent.method == got.method and body and path and _end_to_end(sent) == _end_to_end(got)
+
+
+def _paths(target: bytes) -> set[bytes]:
+    """What a target may see of a request target: the path, with or without the name of the service in front."""
+    absolute = _ABSOLUTE.fullmatch(target)
+    path = target if absolute is None else absolute[1]
+    path = path if path.startswith(b"/") or target == b"*" else b"/" + path
+    found = {target, path}
+    if path.startswith(b"/user"):
+        rest = path.removeprefix(b"/user")
+        found.add(rest if rest.startswith(b"/") else b"/" + rest)
+    return found
 
 
 def asks_to_switch(message: Message, protocols: list[bytes]) -> bool:

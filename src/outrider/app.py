@@ -91,8 +91,8 @@ class App:
         runtime.ready = True
 
     async def _discover(self) -> None:
-        """Find the endpoints that are not written in the configuration, and ask them whether they are well. What is
-        not found in time comes later; until then calls to it are refused."""
+        """Open what keeps something, find the endpoints that are not written in the configuration, and ask them whether
+        they are well. What is not found in time comes later; until then calls to it are refused."""
         runtime = self.runtime
         if runtime.compiled.discovered:
             discovery = importlib.import_module("outrider.controlplane.discovery")
@@ -101,6 +101,10 @@ class App:
             found = [discovery.Discovery(one, resolver) for one in runtime.compiled.discovered]
             await asyncio.gather(*(one.first() for one in found))
             self._upkeep += [asyncio.create_task(one.watch()) for one in found]
+        if runtime.compiled.idempotency is not None:
+            store = runtime.compiled.idempotency[1]
+            await store.open()
+            self._upkeep.append(asyncio.create_task(store.watch()))
         if runtime.compiled.checked:
             health = importlib.import_module("outrider.controlplane.health")
             checks = [health.HealthChecks(cluster, settings) for cluster, settings in runtime.compiled.checked]
@@ -114,6 +118,10 @@ class App:
         for cluster in self.runtime.compiled.clusters:
             for endpoint in cluster.endpoints:
                 endpoint.pool.close()
+        if self.runtime.compiled.idempotency is not None:
+            policy, store = self.runtime.compiled.idempotency
+            await policy.settle()
+            await store.close()
         for runner in self._runners:
             await runner.cleanup()
         self._runners.clear()

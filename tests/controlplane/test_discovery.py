@@ -203,6 +203,29 @@ async def test_the_last_good_answer_stays(fault: str, caplog: pytest.LogCaptureF
     assert "user" in record.getMessage()
 
 
+async def test_a_first_answer_without_endpoints_is_said() -> None:
+    """A name that leads nowhere from the beginning is a failure too, and not silence."""
+    place = Place("dns+http://user:3001")
+    place.names.known["user"] = []
+    assert await place.look() == 0.5
+    assert place.shown == []
+
+
+@pytest.mark.parametrize("before", [[], ["10.0.0.1"]], ids=["first", "later"])
+async def test_an_empty_answer_is_logged(before: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    """It says which source lists nobody, and whether it ever did."""
+    place = Place("dns+http://user:3001")
+    if before:
+        place.names.known["user"] = before
+        await place.look()
+    place.names.known["user"] = []
+    await place.look()
+    (record,) = (record for record in caplog.records if record.levelno == logging.WARNING)
+    assert "lists no endpoint" in record.getMessage()
+    assert ("any more" in record.getMessage()) == bool(before)
+    assert f"{len(before)} stay as they were" in record.getMessage()
+
+
 async def test_after_a_failure_it_is_asked_again_soon_then_later() -> None:
     """Half a second, doubling up to fifteen; a good answer starts that anew."""
     place = Place("dns+http://user:3001")
@@ -285,15 +308,26 @@ async def test_every_record_is_its_addresses_with_its_port() -> None:
     assert {endpoint.base_path for endpoint in place.cluster.endpoints} == {b"/api"}
 
 
-async def test_weights_are_shares_of_the_greatest() -> None:
+async def test_weights_are_those_of_the_records() -> None:
     """From 0 to 65535; one of 0 beside others gets hardly anything, but something (RFC 2782)."""
     place = srv((0, 65535, 1, "a"), (0, 0, 1, "b"))
     await place.look()
-    assert place.by_name["10.0.0.1:1"].weight == 1.0
-    assert place.by_name["10.0.0.2:1"].weight == pytest.approx(0.001)
+    assert place.by_name["10.0.0.1:1"].weight == 65535.0
+    assert place.by_name["10.0.0.2:1"].weight == 0.01
     place = srv((0, 10, 1, "a"), (0, 40, 1, "b"))
     await place.look()
-    assert place.by_name["10.0.0.1:1"].weight == pytest.approx(0.25)
+    assert place.by_name["10.0.0.1:1"].weight / place.by_name["10.0.0.2:1"].weight == pytest.approx(0.25)
+
+
+async def test_a_weight_that_changes_leaves_the_others_alone() -> None:
+    """Endpoints whose records stay as they were are the same objects, even if the greatest weight is another."""
+    place = srv((0, 10, 1, "a"), (0, 20, 1, "b"))
+    await place.look()
+    before = place.by_name
+    place.names.records["_http._tcp.user"] = [(0, 10, 1, "a"), (0, 500, 1, "b")]
+    await place.look()
+    assert place.by_name["10.0.0.1:1"] is before["10.0.0.1:1"]
+    assert place.by_name["10.0.0.2:1"] is not before["10.0.0.2:1"]
 
 
 async def test_no_weights_at_all_are_equal_ones() -> None:

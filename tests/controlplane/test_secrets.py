@@ -7,6 +7,7 @@ import logging
 import os
 from pathlib import Path
 from time import time
+from types import MethodType
 
 import pytest
 
@@ -37,7 +38,11 @@ def make(tmp_path: Path, value: str) -> Secrets:
 
 def line(secrets: Secrets) -> bytes:
     """What is written into an attempt."""
-    return secrets.sources["k"].credential.stamp(make_attempt())
+    use = secrets.sources["k"].use
+    assert isinstance(use, MethodType)
+    credential = use.__self__
+    assert isinstance(credential, Credential)
+    return credential.stamp(make_attempt())
 
 
 def refresh(secrets: Secrets) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.dataplane import balance
-from outrider.dataplane.balance import BALANCERS, chooser, cost, learn
+from outrider.dataplane.balance import BALANCERS, chooser, cost, learn, learn_failure
 from outrider.dataplane.call import Call
 from outrider.dataplane.cluster import Endpoint
 from outrider.dataplane.stats import ClusterStats
@@ -100,6 +100,51 @@ def test_what_is_known_stays_within_what_was_measured(steps: list[tuple[float, f
         learn(endpoint, seconds, now)
         measured = [one for one, _ in steps]
         assert min(measured) * 0.999 <= endpoint.latency <= max(measured) * 1.001
+
+
+@given(st.floats(0.0001, 10), st.floats(0.0001, 10), st.floats(-1e6, 0))
+def test_time_that_runs_backwards_is_no_time(first: float, second: float, back: float) -> None:
+    """A stream that ends long after its head teaches what was measured at its head, and does not blow anything up."""
+    (endpoint,) = make_endpoints(1)
+    learn(endpoint, first, NOW)
+    learn(endpoint, second, NOW + back)
+    assert min(first, second) * 0.999 <= endpoint.latency <= max(first, second) * 1.001
+    assert endpoint.learned_at == NOW
+    assert 0 < cost(endpoint, NOW) <= endpoint.latency * 1.001
+
+
+@given(st.floats(1e-6, 60), st.floats(0, 60), st.floats(-1e6, 1e6))
+def test_a_failure_makes_nobody_faster(known: float, seconds: float, pause: float) -> None:
+    """Whatever is refused at once is not thereby the best place to go, up to the second that an unknown one counts."""
+    (endpoint,) = make_endpoints(1)
+    in_use(endpoint, known)
+    learn_failure(endpoint, seconds, NOW + pause)
+    assert endpoint.latency >= min(known, 1.0)
+    assert endpoint.latency <= max(known, seconds, 1.0)
+
+
+@given(st.floats(0, 0.5))
+def test_failing_from_the_beginning_is_not_fast(seconds: float) -> None:
+    """An endpoint that has done nothing but fail counts as one that nobody knows."""
+    (endpoint,) = make_endpoints(1)
+    learn_failure(endpoint, seconds, NOW)
+    assert endpoint.latency == 1.0
+
+
+def test_failures_drive_calls_away() -> None:
+    """One that refuses everything in no time gets next to nothing beside one that answers."""
+    broken, well = make_endpoints(2)
+    choose = chooser("least-latency")
+    chosen = Counter[Endpoint]()
+    for step in range(200):
+        now = NOW + step * 0.01
+        endpoint = choose([broken, well], make_call(), now)
+        chosen[endpoint] += 1
+        if endpoint is broken:
+            learn_failure(endpoint, 0.0001, now)
+        else:
+            learn(endpoint, 0.05, now)
+    assert chosen[broken] <= 3
 
 
 def test_an_endpoint_that_never_answered_costs_by_what_it_owes() -> None:

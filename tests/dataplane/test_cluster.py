@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from outrider.dataplane.balance import BALANCERS
 from outrider.dataplane.cluster import Endpoint
+from outrider.dataplane.ejection import Ejection, EjectionSettings
 from outrider.dataplane.stats import ClusterStats
-from tests.fakes import make_call, make_cluster
+from outrider.model.outcome import FAILURE, NEUTRAL, SUCCESS, Outcome
+from tests.fakes import make_call, make_cluster, make_route
 
 NOW = 1000.0
 
@@ -83,6 +85,78 @@ def test_clusters_do_not_share_their_turn() -> None:
     first = one.pick(make_call(), NOW)
     other.pick(make_call(), NOW)
     assert one.pick(make_call(), NOW) is not first
+
+
+# ---------------------------------------------------------------- what an attempt teaches
+
+
+@pytest.mark.parametrize("ejection", [None, Ejection(EjectionSettings())], ids=["without", "with"])
+def test_a_failure_never_makes_an_endpoint_the_fastest(ejection: Ejection | None) -> None:
+    """Refusing at once is not answering fast, whether or not endpoints are set aside."""
+    cluster = make_cluster(endpoints=2, balance="least-latency", ejection=ejection)
+    broken, well = cluster.endpoints
+    for step in range(20):
+        now = NOW + step
+        cluster.observe(well, SUCCESS, now - 0.05, 0.05, now)
+        cluster.observe(broken, FAILURE, now - 0.0001, 0.0001, now)
+        assert broken.latency > well.latency
+    assert cluster.pick(make_call(route=make_route(cluster)), NOW + 20) is well
+
+
+@pytest.mark.parametrize("outcome", [SUCCESS, FAILURE, NEUTRAL])
+def test_a_stream_that_ends_long_after_its_head(outcome: Outcome) -> None:
+    """Hours later what its head had taken neither overflows nor makes the endpoint slow."""
+    cluster = make_cluster(endpoints=2, ejection=Ejection(EjectionSettings()))
+    endpoint, _ = cluster.endpoints
+    cluster.observe(endpoint, SUCCESS, NOW, 0.02, NOW + 86400)
+    cluster.observe(endpoint, outcome, NOW, 0.01, NOW + 0.01)
+    assert 0.009 < endpoint.latency < 0.05
+    assert endpoint.learned_at == NOW + 86400
+
+
+def test_what_was_given_up_only_shows_that_it_is_slower() -> None:
+    """An attempt that nobody waited for counts as an answer only if that makes the endpoint slower."""
+    cluster = make_cluster(endpoints=2)
+    endpoint, _ = cluster.endpoints
+    cluster.observe(endpoint, SUCCESS, NOW, 0.1, NOW)
+    cluster.observe(endpoint, NEUTRAL, NOW, 0.01, NOW + 100)
+    assert endpoint.latency == 0.1
+    cluster.observe(endpoint, NEUTRAL, NOW, 5.0, NOW + 100)
+    assert endpoint.latency == 5.0
+
+
+# ---------------------------------------------------------------- the last resort
+
+# The standing of each endpoint: failures in a row, whether it is out, whether the call has tried it; and who gets it.
+LAST_RESORTS: dict[str, tuple[list[tuple[int, bool, bool]], set[int]]] = {
+    "an untried suspect before a good one that was tried": ([(0, False, True), (1, False, False)], {1}),
+    "the least bad of untried suspects": ([(0, False, True), (3, False, False), (2, False, False)], {2}),
+    "several that are equally bad": ([(0, False, True), (2, False, False), (2, False, False)], {1, 2}),
+    "a good one that was tried before one that is out": ([(0, False, True), (5, True, False)], {0}),
+    "all good ones that were tried": ([(0, False, True), (0, False, True), (5, True, False)], {0, 1}),
+    "an untried suspect before one that is out": ([(4, False, False), (1, True, False)], {0}),
+    "one that is out counts as five failures at least": ([(0, True, False), (4, False, False)], {1}),
+    "a long run of a suspect is worse than being out": ([(0, True, False), (9, False, False)], {0}),
+    "out is out, tried or not": ([(5, True, True), (5, True, False)], {1}),
+    "nobody else is left": ([(5, True, True), (6, True, True)], {0}),
+}
+
+
+@pytest.mark.parametrize("name", LAST_RESORTS)
+def test_last_resort(name: str) -> None:
+    """Untried suspects come before tried endpoints in good standing, and those before endpoints that are out."""
+    standings, expected = LAST_RESORTS[name]
+    cluster = make_cluster(endpoints=len(standings), ejection=Ejection(EjectionSettings()))
+    call = make_call(b"POST", route=make_route(cluster))
+    for endpoint, (run, out, tried) in zip(cluster.endpoints, standings, strict=True):
+        endpoint.run, endpoint.out = run, out
+        endpoint.look_at = endpoint.out_until = NOW + 60  # nobody may find out yet
+        if tried:
+            call.tried += (endpoint,)
+    assert cluster.ejection is not None
+    cluster.ejection.troubled = sum(bool(run or out) for run, out, _ in standings)
+    picked = {cluster.pick(call, NOW) for _ in range(100)}
+    assert picked == {cluster.endpoints[index] for index in expected}
 
 
 def test_an_endpoint_brings_its_host_line() -> None:

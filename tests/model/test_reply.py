@@ -75,6 +75,13 @@ def test_retryable(kind: Kind, retryable: bool) -> None:
     assert body_of(rescue(Failure(kind, "x")))["retryable"] is retryable
 
 
+def test_who_is_not_authenticated_is_told_how() -> None:
+    """A 401 without a challenge would not be one (RFC 9110 section 11.6.1); no other status has one."""
+    for kind in Kind:
+        headers = dict(rescue(Failure(kind, "x")).headers)
+        assert (b"www-authenticate" in headers) == (kind.status == 401)
+
+
 def test_proxy_status() -> None:
     """Proxy-Status names the error, the target and the detail."""
     failure = Failure(Kind.RESET, 'it said "no"', endpoint="10.0.0.1:3001")

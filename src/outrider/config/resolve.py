@@ -337,11 +337,12 @@ def _check_times(document: Document, at: KeyPath, policy: Effective) -> None:
         message = "attempt_timeout is longer than timeout: no attempt can ever take that long"
         document.complain((*at, "attempt_timeout"), message, "shorten it, or raise timeout", warn=True)
     retry = policy.retry
-    if retry is not None and {"POST", "PATCH"} & set(retry.methods) and _written(document, at, "retry"):
+    keyed = retry is not None and retry.idempotency_key is not None
+    if retry is not None and not keyed and {"POST", "PATCH"} & set(retry.methods) and _written(document, at, "retry"):
         document.complain(
             (*at, "retry", "methods"),
             "POST and PATCH are repeated here even when the target may already have acted",
-            "make sure that the target recognises a repetition",
+            "add idempotency_key: generate, and make sure that the target recognises a repetition",
             warn=True,
         )
 

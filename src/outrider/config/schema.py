@@ -195,6 +195,15 @@ def _inbound_key(value: Any) -> Any:
     return text
 
 
+def _store_path(value: Any) -> Any:
+    text = str(value)
+    if text.startswith("redis"):
+        raise PydanticCustomError("not_yet", "redis is not supported yet; give the path of an SQLite file")
+    if not text.startswith("/"):
+        raise _fail(f"expected an absolute path, got {text}")
+    return text
+
+
 class Base(BaseModel):
     """Unknown keys are errors, and models do not change after validation."""
 
@@ -313,6 +322,26 @@ class InboundRate(Base):
     """One allowance per `caller`, or per value of "header:NAME"."""
 
 
+class Idempotency(Base):
+    """What is remembered of calls with an Idempotency-Key."""
+
+    ttl: Positive = 86400.0
+    """For how long."""
+    store: Annotated[str, BeforeValidator(_store_path)] = "/var/lib/outrider/idempotency.db"
+    """An SQLite file."""
+    max_answer: Size = 256 * 1024
+    """How large an answer is kept; of larger ones only that they were given."""
+    max_entries: Annotated[Whole, Field(ge=1)] = 100_000
+    """How many; what expires first goes first."""
+    on_error: Literal["refuse", "pass"] = "refuse"
+    """What becomes of keyed calls while the store cannot be used: 503, or as if they had no key."""
+    after_crash: Literal["refuse", "repeat"] = "refuse"
+    """What becomes of a call that was under way when the guard was killed: 409, or executed again, for apps that know
+    repetitions themselves."""
+    exempt: list[Annotated[str, BeforeValidator(_match)]] = []
+    """METHOD /path of operations whose answers must not be stored."""
+
+
 class Inbound(Base):
     """The guard in front of the app."""
 
@@ -346,7 +375,8 @@ class Inbound(Base):
     """Let calls beyond `max_in_flight` wait."""
     health_check: HealthCheck | None = None
     """Ask the app whether it is well; while it is not, calls are refused here."""
-    idempotency: NotYet = None
+    idempotency: Idempotency | Switch | None = None
+    """Run a POST or PATCH with an Idempotency-Key once, and answer repetitions from memory."""
 
 
 class Credential(Base):
@@ -410,7 +440,8 @@ class Retry(Base):
     """First pause and cap, doubling, with full jitter."""
     budget: Share = 0.2
     """Retries may add at most this share of load, plus 3 per second."""
-    idempotency_key: NotYet = None
+    idempotency_key: Literal["generate"] | None = None
+    """`generate`: give calls an Idempotency-Key that have none, the same on every try. That makes a POST repeatable."""
 
 
 class Ejection(Base):

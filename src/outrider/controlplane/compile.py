@@ -13,7 +13,14 @@ from outrider.config.schema import CircuitBreaker, ClientTls, Correlation, Healt
 from outrider.config.schema import Fallback as FallbackConfig
 from outrider.controlplane.certificates import Certificates
 from outrider.controlplane.endpoints import Discovered, EndpointMaker
-from outrider.controlplane.inbound import Guarded, compile_guard, inbound_concurrency, inbound_rate
+from outrider.controlplane.idempotency_store import SqliteStore
+from outrider.controlplane.inbound import (
+    Guarded,
+    compile_guard,
+    compile_idempotency,
+    inbound_concurrency,
+    inbound_rate,
+)
 from outrider.dataplane.balance import HASH
 from outrider.dataplane.cluster import Cluster, Endpoint
 from outrider.dataplane.context_store import ContextStore, Keep, Restore
@@ -30,6 +37,8 @@ from outrider.dataplane.policies.deadline import Deadline
 from outrider.dataplane.policies.fallback import Fallback, Prepared
 from outrider.dataplane.policies.headers import Headers
 from outrider.dataplane.policies.hedge import Hedge, Percentile
+from outrider.dataplane.policies.idempotency import Idempotency
+from outrider.dataplane.policies.idempotency_key import MintKey
 from outrider.dataplane.policies.incoming import READ, AppHealth, IncomingDeadline
 from outrider.dataplane.policies.last_good import LastGood
 from outrider.dataplane.policies.rate_limit import RateLimit
@@ -77,6 +86,7 @@ class Compiled:
     limits_in_force: list[tuple[str, ConcurrencyLimit]] = field(default_factory=list)  # by service or route
     throttles: list[tuple[str, Throttle]] = field(default_factory=list)
     guarded: Guarded | None = None
+    idempotency: tuple[Idempotency, SqliteStore] | None = None
     contexts: ContextStore = field(default_factory=ContextStore)
     checked: list[tuple[Cluster, HealthCheck]] = field(default_factory=list)  # that are asked whether they are well
     certificates: Certificates = field(default_factory=Certificates)
@@ -186,6 +196,7 @@ class _Compiler:
         workers = self._config.workers
         identity = tuple(name.lower().encode() for name in inbound.identity)
         concurrency = inbound_concurrency(inbound, workers)
+        remembered = self._out.idempotency = compile_idempotency(inbound)
         parts = Parts(
             deadline=Deadline(NEVER, NEVER),
             context=Context(correlation.header.encode(), ID_FORMATS[correlation.generate]),
@@ -195,6 +206,7 @@ class _Compiler:
             rate_limit=inbound_rate(inbound, workers, guarded.noted),
             concurrency=concurrency,
             keep=Keep(self._out.contexts, identity),
+            idempotency=remembered[0] if remembered is not None else None,
             headers=Headers({}, []),
         )
         self._noted |= guarded.noted | READ
@@ -278,6 +290,7 @@ class _Compiler:
         parts = Parts(
             deadline=Deadline(timeout, min(policy.attempt_timeout, timeout)),
             context=Context(correlation.header.encode(), ID_FORMATS[correlation.generate]),
+            mint_key=MintKey() if policy.retry is not None and policy.retry.idempotency_key is not None else None,
             restore=Restore(self._out.contexts) if self._config.inbound is not None else None,
             headers=Headers(templates, policy.headers.remove),
             credentials=[self._out.credentials[name] for name in policy.auth],

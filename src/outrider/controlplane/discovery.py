@@ -254,18 +254,19 @@ class Discovery:
         self._sources = [source_for(target, resolver) for target in discovered.sources]
         self._said: list[tuple[tuple[str, Address], ...]] = [() for _ in self._sources]
         self._failures = [0] * len(self._sources)
+        self._pauses = [SHORTEST] * len(self._sources)
         self._endpoints: dict[tuple[str, Address], Endpoint] = {}
 
     async def first(self) -> None:
         """Look once; an answer or a complaint from every source."""
-        await asyncio.gather(*(self.look(number) for number in range(len(self._sources))))
+        self._pauses = await asyncio.gather(*(self.look(number) for number in range(len(self._sources))))
 
     async def watch(self) -> None:
         """Look again whenever an answer has become old, until cancelled."""
         await asyncio.gather(*(self._watch(number) for number in range(len(self._sources))))
 
     async def _watch(self, number: int) -> None:
-        pause = SHORTEST
+        pause = self._pauses[number]
         while True:
             await asyncio.sleep(pause)
             pause = await self.look(number)
@@ -294,6 +295,8 @@ class Discovery:
         if self._failures[number] == 1:
             kept = len(self._said[number])
             log.warning("endpoints of %s: %s; %d stay as they were", self._cluster.name, why, kept)
+        if isinstance(self._sources[number], FileSource):
+            return _FILE_INTERVAL  # looking costs next to nothing
         return min(_AGAIN_LAST, _AGAIN_FIRST * 2.0 ** min(self._failures[number] - 1, 10))
 
     def _apply(self, all_said: list[tuple[tuple[str, Address], ...]]) -> None:

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from outrider.config.schema import Accept, Config, Inbound
+from outrider.controlplane.idempotency_store import SqliteStore
 from outrider.dataplane.policies.adaptive import AdaptiveLimit
 from outrider.dataplane.policies.concurrency import ConcurrencyLimit
 from outrider.dataplane.policies.guard import CertificateProof, Guard, KeyProof, Proof, Rule
+from outrider.dataplane.policies.idempotency import Idempotency
 from outrider.dataplane.policies.rate_limit import BY_CALLER, RateLimit
 from outrider.dataplane.policies.tokens import TokenProof
+from outrider.model.patterns import PathPattern
 from outrider.model.variables import VARIABLE
 
 if TYPE_CHECKING:
@@ -89,6 +92,28 @@ def inbound_concurrency(inbound: Inbound, workers: int) -> ConcurrencyLimit | No
         adaptive = AdaptiveLimit()
         return ConcurrencyLimit(adaptive.limit, size, wait, adaptive)
     return ConcurrencyLimit(math.ceil(limit / workers), size, wait)
+
+
+def compile_idempotency(inbound: Inbound) -> tuple[Idempotency, SqliteStore] | None:
+    """What remembers keyed calls, and where; None where that is not asked for."""
+    settings = inbound.idempotency
+    if not settings:
+        return None
+    store = SqliteStore(settings.store, settings.ttl, settings.max_entries)
+    exempt = [_lower(pattern) for pattern in settings.exempt]
+    policy = Idempotency(
+        store,
+        max_answer=settings.max_answer,
+        strict=settings.on_error == "refuse",
+        repeat=settings.after_crash == "repeat",
+        exempt=exempt,
+    )
+    return policy, store
+
+
+def _lower(match: str) -> PathPattern:
+    method, _, path = match.partition(" ")
+    return PathPattern(f"{method} {path.strip().lower()}")
 
 
 def _caller(accept: Accept, noted: set[bytes]) -> Callable[[Call], str]:

@@ -46,9 +46,9 @@ class Call(Request):
     the call in and want to hear how it ended, the latest first. `aborted` says why the call must stop although the
     app is still there; `committed` that the head of an answer is on its way; `continued` that the app has been told
     100 Continue. `recorder` takes down an answer that may stand in for a later one; `caller` is who has proven to
-    call, and `context` what is kept of an inbound call for the app's own calls. `waited`, `paused` and `tunnelled` are
-    the seconds spent on targets, in back-off or in a queue, and after the protocol was switched. `history` is None
-    unless something other than one plain try happened.
+    call, and `context` what is kept of an inbound call for the app's own calls; `unstoppable` that it goes on to its
+    end even if the app leaves. `waited`, `paused` and `tunnelled` are the seconds spent on targets, in back-off or in a
+    queue, and after the protocol was switched. `history` is None unless something other than one plain try happened.
     """
 
     __slots__ = (
@@ -78,6 +78,7 @@ class Call(Request):
         "traceparent",
         "tried",
         "tunnelled",
+        "unstoppable",
         "waited",
     )
 
@@ -102,7 +103,7 @@ class Call(Request):
         self.status = 0
         self.failure: Failure | None = None
         self.aborted: Failure | None = None
-        self.committed = self.continued = False
+        self.committed = self.continued = self.unstoppable = False
         self.waited = self.paused = self.tunnelled = 0.0
 
     def request_id(self, make: Callable[[], bytes]) -> bytes:
@@ -137,7 +138,7 @@ async def carry(call: Call) -> None:
                 if not isinstance(verdict, (Failure, Reply)):
                     verdict = await verdict
                 if verdict is not None:
-                    answer_here(call, verdict)
+                    outcome = await refused(call, verdict)
                     return
         outcome = await served(call, route)
     except asyncio.CancelledError:
@@ -164,9 +165,23 @@ async def served(call: Call, route: Route) -> Outcome:
     result = await first_good(call)
     if route.fallback is not None:
         result = await degraded(call, route.fallback, result)
+    return await conclude(call, result)
+
+
+async def refused(call: Call, verdict: Failure | Reply) -> Outcome:
+    """A call that a policy has answered, or for which another service may stand in."""
+    fallback = call.route.fallback
+    if isinstance(verdict, Failure) and fallback is not None and fallback.elsewhere and fallback.covers(verdict):
+        return await conclude(call, await degraded(call, fallback, verdict))
+    answer_here(call, verdict)
+    return NEUTRAL
+
+
+async def conclude(call: Call, result: Response | Failure) -> Outcome:
+    """What the app gets in the end."""
     if call.upgrade and isinstance(result, Response) and result.switches:
         return await tunnel(call, result)
-    reply = stand_in(call, result) if route.fallback is not None else None
+    reply = stand_in(call, result) if call.route.fallback is not None else None
     if reply is None and isinstance(result, Response):
         outcome = forward(call, result)
         return outcome if result.complete else await stream(call, result, outcome)
@@ -207,7 +222,7 @@ async def first_good(call: Call) -> Response | Failure:
             return result
         call.attempts += 1
         call.waited += attempt.answered - started
-        if isinstance(result, Response) and result.status < 429:
+        if isinstance(result, Response) and (result.status < 409 or 409 < result.status < 429):
             if call.history is not None:
                 describe(call, attempt)
             return result
@@ -337,11 +352,11 @@ async def tunnel(call: Call, response: Response) -> Outcome:
 
 def give_up_on(call: Call, result: Response | Failure) -> Outcome:
     """Seal the last attempt of a call that will be answered here."""
-    assert call.attempt is not None
     outcome = classify(result.status) if isinstance(result, Response) else result.kind.outcome
     if isinstance(result, Failure):
         call.failure = result
-    call.attempt.seal(outcome)
+    if call.attempt is not None:
+        call.attempt.seal(outcome)
     return outcome
 
 

@@ -241,7 +241,9 @@ class Cluster:
             doubtful.append(endpoint)
             if not endpoint.probing and now >= max(endpoint.out_until if endpoint.out else 0.0, endpoint.look_at):
                 if repeatable < 0:
-                    repeatable = int(call.route.retry.repeatable(call) and call.may_repeat())
+                    retry = call.route.retry
+                    may = retry.max_retries > 0 and retry.repeatable(call) and call.may_repeat()
+                    repeatable = int(may and retry.forbidden(call) is None)
                 if (repeatable or now >= endpoint.look_at + _NOBODY_ELSE) and not self._spare(endpoint):
                     endpoint.probing = self.probe_given = True
                     return (endpoint,)

@@ -35,9 +35,8 @@ def record(call: Call, result: Response | Failure) -> None:
 
 def recorded(call: Call, response: Response) -> None:
     """The answer has passed whole."""
-    fallback = call.route.fallback
-    if call.recorder is not None and fallback is not None and fallback.last_good is not None:
-        fallback.last_good.keep(call, response, call.recorder)
+    if call.recorder is not None:
+        call.recorder.keep(call, response, call.recorder)
 
 
 class Tee:

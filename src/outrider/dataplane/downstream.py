@@ -172,6 +172,9 @@ class Downstream:
         call = self._active
         assert call is not None
         self._active = None
+        if self._lost:
+            self.proxy.connections.discard(self)
+            return
         if call.status == 0:
             self.abort()  # it ended without an answer, which only a bug can do
         elif self._close_after:
@@ -473,7 +476,8 @@ class Downstream:
             self._lost = True
             self._tunnel.lost(self)
         self._hang_up()
-        self.proxy.connections.discard(self)
+        if self._active is None:
+            self.proxy.connections.discard(self)  # otherwise a call goes on without it
         self._parser = None  # it holds us, we hold it
         self.proxy.timers.forget(self)
         self._incoming = None
@@ -776,8 +780,39 @@ class Downstream:
         self._lost = True
         self._deaf = True
         self._queue.clear()
-        if self._active is not None:
+        if self._active is None:
+            return
+        if not self._active.unstoppable:
             self._drive.cancel()
+        else:
+            self._transport = cast(asyncio.Transport, Nowhere())
+            if self.write_paused:
+                self.resume_writing()  # nobody reads any more, so nobody is too slow
+
+
+class Nowhere:
+    """Where the answer of a call goes that goes on although its app has left."""
+
+    def write(self, data: bytes) -> None:
+        """Nobody reads it."""
+
+    def writelines(self, pieces: list[bytes]) -> None:
+        """Nobody reads them."""
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def get_extra_info(self, name: str) -> None:
+        return None
+
+    def is_closing(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """It is closed."""
+
+    def abort(self) -> None:
+        """It is closed."""
 
 
 def _ending(call: Call, close: bool) -> bytes:

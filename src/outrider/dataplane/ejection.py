@@ -161,6 +161,7 @@ class Ejection:
         period = min(settings.cap, settings.base * 2.0 ** min(endpoint.ejections, _MAX_DOUBLINGS))
         endpoint.ejections += 1
         endpoint.out = True
+        endpoint.look_at = now
         endpoint.out_since = now
         endpoint.out_until = now + self._jitter(period, period * 1.2)
         self._hook(endpoint, True, why)

@@ -5,11 +5,13 @@ Around the whole call, outermost first:
 1. deadline     everything after it spends the call's time
 2. context      a refusal must already carry the correlation id the app will look for
    restore      outbound: what the inbound call brought, before anything reads or spends it
+   mint key     outbound: before anybody asks whether the call may be repeated
    guard        inbound: nobody else is let any further; behind the context, so that its refusals carry an id
    incoming     inbound: the caller's deadline, and whether the app is well enough to be asked
 3. rate limit   cheapest refusal, and it must count arrivals, not survivors
    throttle     after our own limits, because it compares what we would send with what the service takes
 4. concurrency  holds a permit for as long as the call lives, so only for calls that were let through so far
+   idempotency  inbound, last: what is answered from memory must have passed everything before it
    keep         inbound: the context of a call that the app will work on, for its own calls
 
 Then the retry loop, and around each attempt:
@@ -41,6 +43,8 @@ from outrider.dataplane.policies.credentials import Credential
 from outrider.dataplane.policies.deadline import Deadline
 from outrider.dataplane.policies.guard import Guard
 from outrider.dataplane.policies.headers import Headers
+from outrider.dataplane.policies.idempotency import Idempotency
+from outrider.dataplane.policies.idempotency_key import MintKey
 from outrider.dataplane.policies.incoming import AppHealth, IncomingDeadline
 from outrider.dataplane.policies.rate_limit import RateLimit
 from outrider.dataplane.policies.throttle import Throttle
@@ -63,6 +67,8 @@ class Parts:
     incoming: IncomingDeadline | None = None
     health: AppHealth | None = None
     keep: Keep | None = None
+    mint_key: MintKey | None = None
+    idempotency: Idempotency | None = None
     rate_limit: RateLimit | None = None
     throttle: Throttle | None = None
     concurrency: ConcurrencyLimit | None = None
@@ -74,6 +80,7 @@ def around_the_call(parts: Parts) -> tuple[Policy, ...]:
         parts.deadline,
         parts.context,
         parts.restore,
+        parts.mint_key,
         parts.guard,
         parts.incoming,
         parts.health,
@@ -81,6 +88,7 @@ def around_the_call(parts: Parts) -> tuple[Policy, ...]:
         parts.throttle,
         parts.concurrency,
         parts.keep,
+        parts.idempotency,
     )
     return tuple(policy for policy in ordered if policy is not None)
 

@@ -7,6 +7,7 @@ cannot be retried. In the manner of Linkerd's ReplayBody.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from outrider.dataplane.wire import LAST_CHUNK
@@ -47,6 +48,7 @@ class RequestBody:
         "sink",
         "size",
         "source",
+        "whole_or_too_large",
     )
 
     def __init__(self, source: Source, limit: int, chunked: bool) -> None:
@@ -62,6 +64,7 @@ class RequestBody:
         self.sent = False  # the last byte has been handed to the present sink
         self.sink: Sink | None = None
         self.paused = False
+        self.whole_or_too_large: Callable[[], None] | None = None  # somebody waits for that
 
     def feed(self, piece: bytes) -> None:
         """A piece arrived from the app. It goes out with the next `flush`."""
@@ -76,6 +79,8 @@ class RequestBody:
     def finish(self) -> None:
         """The last piece has been fed."""
         self.complete = True
+        if self.whole_or_too_large is not None:
+            self.whole_or_too_large()
 
     def flush(self) -> None:
         """Hand what arrived to the sink, if there is one; otherwise hold it, and slow the app down."""
@@ -139,6 +144,8 @@ class RequestBody:
     def _outgrown(self) -> None:
         """Too large to keep. What has not been sent yet stays pending, for the sink to come."""
         self.replayable = False
+        if self.whole_or_too_large is not None:
+            self.whole_or_too_large()
         if self.sink is None:
             self.pending = [*self.kept, self.pending[-1]] if self.kept else self.pending
         self.kept = []

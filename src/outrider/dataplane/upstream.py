@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _BEGINNING: Final = b"HTTP/1."
 _ONE: Final = 0x31  # the first digit of a status like 103, at this place:
 _STATUS_AT: Final = 9
+# Digits of a Content-Length, leading zeros included: more than any length has, and than every reader takes.
+_LONGEST_LENGTH: Final = 19
 # Seconds by which an answer that waits in the kernel may be read too late, when the event loop is busy.
 _OUR_LATENESS: Final = 0.25
 _NO_ANSWER: Final = {
@@ -566,8 +568,11 @@ class Upstream:
         if self._head_done:
             self._note_trailer(response, lower, name, value)
         elif lower == b"content-length":
-            response.length = int(value)
-            response.lines += (name, b": ", value, b"\r\n")
+            if len(value) > _LONGEST_LENGTH:
+                self._fail(Kind.INVALID_RESPONSE, "the target's Content-Length has too many digits")
+            else:
+                response.length = int(value)
+                response.lines += (name, b": ", value, b"\r\n")
         elif lower == b"connection":
             self._nominated = self._nominated | nominated_fields(value)
             self._closing = self._closing or b"close" in value.lower()

@@ -356,6 +356,24 @@ def test_a_target_that_says_when_is_left_alone_until_then() -> None:
     assert circuit.breaker.open_until - circuit.clock() == pytest.approx(7)
 
 
+def test_the_longest_wait_asked_for_holds() -> None:
+    """Several answers, several times: none of them comes back before the last."""
+    circuit = Circuit()
+    circuit.breaker.asked_to_wait(7.0)
+    circuit.breaker.asked_to_wait(2.0)
+    circuit.run(FAILURE, 5)
+    assert circuit.breaker.open_until - circuit.clock() == pytest.approx(7)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5, 1.0])
+def test_not_everybody_comes_back_at_the_same_time(spread: float) -> None:
+    """All sidecars are asked to wait for as long; up to a fifth more, drawn by each, keeps them apart."""
+    circuit = Circuit(spread=spread)
+    circuit.breaker.asked_to_wait(10.0)
+    circuit.run(FAILURE, 5)
+    assert circuit.breaker.open_until - circuit.clock() == pytest.approx(10 + 2 * spread)
+
+
 def test_being_asked_to_wait_opens_nothing() -> None:
     """One 503 with a time in it is a failure like any other."""
     circuit = Circuit()
@@ -829,6 +847,19 @@ def test_nobody_waits_longer_than_there_is_time(loop: SlowLoop) -> None:
     hall.later(1.5)
     assert hall.woken == [0, 1]
     assert not hall.circuit.breaker._waiting
+
+
+def test_holding_it_open_wakes_nobody(loop: SlowLoop) -> None:
+    """Whoever waits for a probe would only find the circuit held; so nobody is woken before the time is over."""
+    hall = Hall(loop, open_first=1.0, open_cap=5.0)
+    hall.circuit.run(FAILURE, 5)
+    for _ in range(3):
+        hall.waits(100.0)
+    hall.does(hall.circuit.breaker.hold_open)
+    hall.later(50.0)
+    assert hall.woken == []
+    hall.later(51.0)
+    assert sorted(hall.woken) == [0, 1, 2]
 
 
 def test_hanging_up_while_waiting_leaves_nothing_behind(loop: SlowLoop) -> None:

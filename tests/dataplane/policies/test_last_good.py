@@ -193,6 +193,9 @@ def test_only_200_is_kept(status: int) -> None:
         {"Set_Cookie": "id=1"},
         {"vary": "*"},
         {"Vary": "accept, *"},
+        {"Vary": "x-trace"},
+        {"Vary": "accept, User-Agent"},
+        {"Vary": "Accept,X-Forwarded-For"},
     ],
     ids=str,
 )
@@ -278,7 +281,7 @@ def test_an_answer_that_is_too_large_is_not_begun() -> None:
 
 def test_an_answer_that_turns_out_too_large_is_dropped() -> None:
     """Nothing more of it is held once it has outgrown the limit, and nothing of it is kept."""
-    recorder = Recorder(10)
+    recorder = Recorder(10, lambda call, answer, taken: None)
     recorder.add([b"12345", b"67890"])
     assert b"".join(recorder.pieces) == b"1234567890"
     recorder.add([b"1"])

@@ -126,6 +126,9 @@ class OutriderCollector(Collector):
         yield _counter("outrider_guard_refusals", "Inbound calls refused, by reason", ["reason"], refusals)
         admitted = [(("proven",), guard.proven), (("public",), guard.public)]
         yield _counter("outrider_guard_calls", "Inbound calls by what is known of the caller", ["caller"], admitted)
+        if runtime.compiled.idempotency is not None:
+            counts = [((what,), count) for what, count in runtime.compiled.idempotency[0].counts.items()]
+            yield _counter("outrider_idempotent_calls", "Calls with a key, by what became of them", ["result"], counts)
         contexts = runtime.compiled.contexts
         yield _gauge("outrider_contexts", "Inbound calls whose context is kept", [], [((), contexts.size)])
         left_out = [((), contexts.left_out)]

@@ -9,6 +9,7 @@ something about the way only. What says `no-store` or `private`, sets a cookie, 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
@@ -71,12 +72,13 @@ class Kept:
 
 
 class Recorder:
-    """Takes an answer's body down while it passes, up to a limit (bytes)."""
+    """Takes an answer's body down while it passes, up to a limit (bytes); `keep` hears when all of it has passed."""
 
-    __slots__ = ("limit", "pieces", "size")
+    __slots__ = ("keep", "limit", "pieces", "size")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, keep: Callable[[Call, Response, Recorder], None]) -> None:
         self.limit = limit
+        self.keep = keep
         self.size = 0
         self.pieces: list[bytes] = []
 
@@ -126,7 +128,7 @@ class LastGood:
                 or (name == b"vary" and self._varies_unseen(value))
             ):
                 return None
-        return Recorder(self.max_answer)
+        return Recorder(self.max_answer, self.keep)
 
     def _varies_unseen(self, vary: bytes) -> bool:
         """Whether an answer differs by something that the key does not hold."""

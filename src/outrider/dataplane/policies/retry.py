@@ -99,6 +99,9 @@ class Retry:
         status = result.status
         if status == 429:
             return "429" if parse_retry_after(result.retry_after) is not None else None
+        if status == 409 and attempt.number > 1 and parse_retry_after(result.retry_after) is not None:
+            # The key of an earlier try of ours is still being worked on: its answer will be there soon.
+            return "409" if attempt.call.noted.get(b"idempotency-key") else None
         return str(status) if status in self.on_status else None
 
     def _refusal(self, call: Call, attempt: Attempt) -> str | None:
@@ -124,7 +127,7 @@ class Retry:
     def _pause(self, number: int, result: Response | Failure) -> float | None:
         """Full jitter ("Exponential Backoff And Jitter", AWS), or what the target asked for (RFC 9110 §10.2.3);
         None when it asked for more time than anybody waits."""
-        if isinstance(result, Response) and result.status in (429, 503):
+        if isinstance(result, Response) and result.status in (409, 429, 503):
             asked = parse_retry_after(result.retry_after)
             if asked is not None and asked > 0:
                 return None if asked > _MAX_PUSHBACK else self.jitter(asked, asked * 1.5)

@@ -1,0 +1,228 @@
+"""Runs a keyed POST once: what has been answered is answered again from memory, what is under way is not begun twice.
+
+The receiver's half of `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header). A key belongs to one caller and
+one operation; with another body it is a mistake (422). While the first call is under way others hear 409 and when to
+come back. It goes on to its end even if its caller leaves or runs out of time: the repetition will want the answer. An
+answer that says the app itself failed (5xx) is not kept, and neither is a call that provably never reached the app:
+both may be tried again.
+
+What a crash leaves behind is a call that was handed to the app and whose answer nobody knows. It may have been
+executed, so it is not executed again: those who ask hear 409 until the entry expires, unless the configuration says
+that the app itself knows repetitions (`after_crash: repeat`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import Future
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Final, Protocol
+
+from outrider.dataplane.policies.idempotency_key import KEY
+from outrider.dataplane.policies.last_good import Recorder
+from outrider.dataplane.readings import readings
+from outrider.model.failure import Failure, Kind
+from outrider.model.messages import Response
+from outrider.model.outcome import Outcome
+from outrider.model.patterns import PathPattern
+from outrider.model.reply import Reply
+
+if TYPE_CHECKING:
+    from outrider.dataplane.call import Call
+
+_KEYED: Final = frozenset((b"POST", b"PATCH"))
+_LONGEST_KEY: Final = 255
+_COME_BACK: Final = 1.0  # seconds
+# Seconds that the app may take to the end of a call, whatever its caller's deadline.
+_TO_THE_END: Final = 300.0
+# Fields of an answer that belong to the moment it was given in.
+_OF_THE_MOMENT: Final = frozenset((b"date", b"age", b"content-length", b"connection", b"keep-alive"))
+
+
+@dataclass(slots=True, frozen=True)
+class Entry:
+    """What is known of a key: `fingerprint` of the request, whether it is `done`, and its answer. `lost`: it was under
+    way when the process that had begun it ended."""
+
+    fingerprint: bytes
+    done: bool = False
+    lost: bool = False
+    status: int = 0
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    body: bytes = b""
+
+
+class Store(Protocol):
+    """Where keys are remembered. Raises StoreError when it cannot say or keep anything."""
+
+    async def begin(self, key: bytes, fingerprint: bytes) -> Entry | None:
+        """Take the key; what is known of it already, or None if it is ours now."""
+
+    async def finish(self, key: bytes, entry: Entry) -> None:
+        """The call has been answered."""
+
+    async def forget(self, key: bytes) -> None:
+        """The call has not been executed, or has failed: it may be tried again."""
+
+
+class StoreError(Exception):
+    """The store is corrupt, full or locked; the message says which."""
+
+
+class Idempotency:
+    """Of all keyed calls that reach the app. `max_answer` (bytes) bounds what is kept of one answer; `strict` refuses
+    calls while the store cannot be used, otherwise they pass as if they had no key. Counts by what became of calls."""
+
+    __slots__ = ("_exempt", "_jobs", "_max_answer", "_repeat", "_store", "_strict", "counts")
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        max_answer: int,
+        strict: bool = True,
+        repeat: bool = False,
+        exempt: Sequence[PathPattern] = (),
+    ) -> None:
+        """`repeat`: what a crash has left under way is executed again. `exempt`: operations nothing is stored of."""
+        self._exempt = tuple(exempt)
+        self._store = store
+        self._max_answer = max_answer
+        self._strict = strict
+        self._repeat = repeat
+        self._jobs: set[asyncio.Task[None]] = set()
+        self.counts = {"executed": 0, "replayed": 0, "in_progress": 0, "mismatch": 0, "lost": 0, "unavailable": 0}
+
+    def admit(self, call: Call) -> Failure | Awaitable[Failure | Reply | None] | None:
+        """Ask the store about a keyed call; everything else passes."""
+        key = call.noted.get(KEY, b"").strip()
+        if not key or call.method not in _KEYED or KEY in call.nominated:
+            return None
+        if self._exempt and any(one.matches(call.method, path) for one in self._exempt for path in readings(call.path)):
+            return None
+        if len(key) > _LONGEST_KEY:
+            return Failure(Kind.BAD_REQUEST, f"Idempotency-Key is longer than {_LONGEST_KEY} characters")
+        return self._ask(call, key)
+
+    def observe(self, call: Call, outcome: Outcome) -> None:
+        """It is the permit that hears how a call ended."""
+
+    async def _ask(self, call: Call, key: bytes) -> Failure | Reply | None:
+        fingerprint = await _fingerprint(call)
+        scope = blake2b(digest_size=24)
+        for part in (call.caller.encode(), call.method, call.path, key):
+            scope.update(b"%d:%b" % (len(part), part))
+        name = scope.digest()
+        try:
+            known = await self._store.begin(name, fingerprint)
+            if known is not None and known.lost and self._repeat and known.fingerprint == fingerprint:
+                await self._store.forget(name)
+                known = await self._store.begin(name, fingerprint)
+        except StoreError as error:
+            self.counts["unavailable"] += 1
+            call.note(f"the store of idempotency keys cannot be used: {error}")
+            if not self._strict:
+                return None
+            return Failure(Kind.OVERLOADED, "repetitions cannot be recognised at the moment", retry_after=_COME_BACK)
+        if known is not None:
+            return self._again(known, fingerprint)
+        self.counts["executed"] += 1
+        call.unstoppable = call.body is None or call.body.complete
+        call.deadline = max(call.deadline, call.started + _TO_THE_END)
+        permit = Permit(self, name, fingerprint)
+        call.permits = (permit, *call.permits)
+        call.recorder = Recorder(self._max_answer, permit.answered)
+        return None
+
+    def _again(self, known: Entry, fingerprint: bytes) -> Failure | Reply:
+        if known.fingerprint != fingerprint:
+            self.counts["mismatch"] += 1
+            return Failure(Kind.KEY_REUSED, "this Idempotency-Key came with another body before")
+        if known.done:
+            self.counts["replayed"] += 1
+            return Reply(known.status, [*known.headers, (b"idempotent-replayed", b"true")], known.body)
+        if known.lost:
+            self.counts["lost"] += 1
+            detail = "this call was under way when its guard ended; whether it was executed is not known"
+            return Failure(Kind.IN_PROGRESS, detail)
+        self.counts["in_progress"] += 1
+        return Failure(
+            Kind.IN_PROGRESS, "the first call with this Idempotency-Key is under way", retry_after=_COME_BACK
+        )
+
+    def keep(self, name: bytes, entry: Entry | None) -> None:
+        """Write down what became of a call; None: it may be tried again. Beside the call, which has been answered."""
+        work = self._store.finish(name, entry) if entry is not None else self._store.forget(name)
+        job = asyncio.ensure_future(_quietly(work))
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+
+    async def settle(self) -> None:
+        """Wait until everything has been written down."""
+        while self._jobs:
+            await asyncio.gather(*self._jobs, return_exceptions=True)
+
+
+class Permit:
+    """One keyed call under way. As a policy it is only there to hear how that ends."""
+
+    __slots__ = ("_entry", "_fingerprint", "_name", "_owner")
+
+    def __init__(self, owner: Idempotency, name: bytes, fingerprint: bytes) -> None:
+        self._owner = owner
+        self._name = name
+        self._fingerprint = fingerprint
+        self._entry: Entry | None = None
+
+    def admit(self, call: Call) -> None:
+        """It is a permit, not a policy that is asked."""
+
+    def answered(self, call: Call, response: Response, recorder: Recorder) -> None:
+        """The app's answer has passed whole."""
+        lines = response.lines
+        headers = tuple(
+            (lines[at], lines[at + 2])
+            for at in range(0, len(lines), 4)
+            if lines[at].lower() not in _OF_THE_MOMENT and not lines[at].lower().startswith(b"x-outrider-")
+        )
+        body = b"".join(recorder.pieces)
+        if recorder.size > recorder.limit:
+            headers, body = (), b'{"error":"ANSWER_NOT_KEPT","message":"executed; its answer was too large to keep"}\n'
+        self._entry = Entry(self._fingerprint, True, False, response.status, headers, body)
+
+    def observe(self, call: Call, outcome: Outcome) -> None:
+        attempt = call.attempt
+        entry = self._entry
+        if entry is not None and entry.status < 500:
+            self._owner.keep(self._name, entry)
+        elif entry is not None or attempt is None or not attempt.admitted or attempt.unsent:
+            self._owner.keep(self._name, None)  # failed, or never got there
+        else:
+            # It was handed to the app, and nobody heard the end: the caller left, or the answer broke off.
+            self._owner.keep(self._name, Entry(self._fingerprint, lost=True))
+
+
+async def _fingerprint(call: Call) -> bytes:
+    """A digest of the body, for which it must be here. Of one that is too large to be kept, only that it is."""
+    body = call.body
+    if body is None:
+        return b"\x00"
+    if not body.complete and body.replayable:
+        there: Future[None] = asyncio.get_running_loop().create_future()
+        body.whole_or_too_large = lambda: there.set_result(None) if not there.done() else None
+        await there
+    if not body.replayable:
+        return b"\x01"
+    digest = blake2b(digest_size=16)
+    for piece in body.kept:
+        digest.update(piece)
+    return digest.digest()
+
+
+async def _quietly(work: Awaitable[None]) -> None:
+    try:
+        await work
+    except StoreError:
+        pass  # the store has said so itself; the entry stays as it was, which runs nothing twice
