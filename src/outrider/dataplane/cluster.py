@@ -21,7 +21,7 @@ _SLOW_START = 10.0
 # Failures in a row that one counts for which is set aside for something else.
 _AS_BAD_AS = 5
 # Seconds that a suspect waits for a call that can be repeated; after that, one that cannot must find out.
-_NOBODY_ELSE = 5.0
+_NOBODY_ELSE = 1.0
 
 
 STANDINGS: Final = ("ready", "suspect", "ejected", "unhealthy")

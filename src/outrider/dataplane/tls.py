@@ -65,7 +65,7 @@ class ClientTls:
     def made(self, transport: Any) -> str:
         """Look at a connection that was just made: whether it was `full` work or `resumed` a session."""
         secured: ssl.SSLObject = transport.get_extra_info("ssl_object")
-        shown = secured.getpeercert() or {}
+        shown = _certificate(secured)
         if "notAfter" in shown:
             self.peer_expires = float(ssl.cert_time_to_seconds(str(shown["notAfter"])))
         return "resumed" if secured.session_reused else "full"
@@ -82,9 +82,17 @@ class ClientTls:
             sessions[self.server_name] = session
 
 
+def _certificate(secured: ssl.SSLObject) -> dict[str, Any]:
+    """What the other side has shown; nothing, if it has already left again."""
+    try:
+        return dict(secured.getpeercert() or {})
+    except ValueError:
+        return {}
+
+
 def peer_names(secured: ssl.SSLObject) -> tuple[str, ...]:
     """The names in the verified certificate of the other side: alternative names first, then the common name."""
-    shown: dict[str, Any] = secured.getpeercert() or {}
+    shown = _certificate(secured)
     names = [str(value) for _, value in shown.get("subjectAltName", ())]
     for part in shown.get("subject", ()):
         names += [str(value) for key, value in part if key == "commonName"]

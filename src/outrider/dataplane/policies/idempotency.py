@@ -115,6 +115,8 @@ class Idempotency:
         for part in (call.caller.encode(), call.method, call.path, key):
             scope.update(b"%d:%b" % (len(part), part))
         name = scope.digest()
+        # From here a caller that leaves would leave an entry behind that nobody works on.
+        call.unstoppable = call.body is None or call.body.complete
         try:
             known = await self._store.begin(name, fingerprint)
             if known is not None and known.lost and self._repeat and known.fingerprint == fingerprint:
@@ -129,7 +131,6 @@ class Idempotency:
         if known is not None:
             return self._again(known, fingerprint)
         self.counts["executed"] += 1
-        call.unstoppable = call.body is None or call.body.complete
         call.deadline = max(call.deadline, call.started + _TO_THE_END)
         permit = Permit(self, name, fingerprint)
         call.permits = (permit, *call.permits)

@@ -86,7 +86,9 @@ class Retry:
         wait = self._pause(attempt.number, attempt.result)
         if wait is None or now + wait >= call.deadline:
             return Decision(None, "deadline")
-        if self.budget is not None and not self._free(call, attempt) and not self.budget.withdraw(now):
+        # Asking after a key that is being worked on takes a second each time, and starts nothing.
+        free = cause == "409" or self._free(call, attempt)
+        if self.budget is not None and not free and not self.budget.withdraw(now):
             return Decision(None, "budget")
         return Decision(wait, cause)
 

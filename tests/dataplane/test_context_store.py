@@ -1,0 +1,444 @@
+"""Contexts: what came in with a call comes back to the app's own calls, to those alone, and for no longer."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from outrider.dataplane.call import Call, cancelled, release
+from outrider.dataplane.context_store import Context, ContextStore, Keep, Restore, trace_id
+from outrider.model.failure import Failure, Kind
+from outrider.model.outcome import NEUTRAL, SUCCESS
+from tests.fakes import make_call
+
+IDENTITY = (b"x-user-*", b"x-tenant")
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+OTHER_TRACE = "00112233445566778899aabbccddeeff"
+
+
+def traceparent(trace: str) -> bytes:
+    return f"00-{trace}-00f067aa0ba902b7-01".encode()
+
+
+class Place:
+    """A guard's memory, and both sides of it."""
+
+    def __init__(self, most: int = 100) -> None:
+        self.store = ContextStore(most)
+        self.keep = Keep(self.store, IDENTITY)
+        self.restore = Restore(self.store)
+        self.given_up: list[tuple[Call, Failure]] = []
+        self.traces = 0
+
+    def call(
+        self, correlation: str, trace: str = "", headers: dict[str, str] | None = None, timeout: float = 10.0
+    ) -> Call:
+        fields = {name.encode(): value.encode() for name, value in (headers or {}).items()}
+        call = make_call(headers=fields, timeout=timeout)
+        call.correlation_id = correlation.encode()
+        self.traces += 1
+        call.traceparent = traceparent(trace or f"{self.traces:032x}")  # new where there was none
+        cast(Any, call.downstream).give_up = lambda *what: self.given_up.append(what)
+        return call
+
+    def comes_in(self, correlation: str = "c1", trace: str = TRACE, **parts: Any) -> Call:
+        """An inbound call that the app is working on from now on."""
+        call = self.call(correlation, trace, **parts)
+        self.keep.admit(call)
+        return call
+
+    def goes_out(self, correlation: str = "c1", trace: str = "", **parts: Any) -> Call:
+        """A call of the app's own that must be let through."""
+        call = self.call(correlation, trace, **parts)
+        assert self.restore.admit(call) is None
+        return call
+
+
+def values(call: Call, name: str) -> list[bytes]:
+    return [value for lower, _, value in call.fields if lower == name.encode()]
+
+
+USER = {"X-User-Id": "7"}
+
+
+# ---------------------------------------------------------------- what comes back
+
+
+@pytest.mark.parametrize(("correlation", "trace"), [("c1", ""), ("other", TRACE), ("c1", TRACE)])
+def test_one_id_is_enough(correlation: str, trace: str) -> None:
+    """The correlation id or the trace id: either says whose call it is."""
+    place = Place()
+    place.comes_in(headers=USER)
+    call = place.goes_out(correlation, trace)
+    assert call.fields == [(b"x-user-id", b"X-User-Id", b"7")]
+
+
+def test_without_an_id_nothing_comes_back() -> None:
+    """A call that nobody has asked for is the app's own."""
+    place = Place()
+    place.comes_in(headers=USER)
+    assert place.goes_out("other").fields == []
+
+
+def test_what_travels() -> None:
+    """Who the user is, and what the trace carries; nothing else of the inbound call."""
+    place = Place()
+    travelling = {"X-User-Id": "7", "X-User-Roles": "a,b", "X-Tenant": "t", "baggage": "k=v", "tracestate": "s=1"}
+    staying = {"authorization": "secret", "cookie": "a=b", "x-tenants": "x", "x-users": "x", "accept": "*/*"}
+    place.comes_in(headers={**travelling, **staying})
+    call = place.goes_out()
+    assert {name.decode(): value.decode() for _, name, value in call.fields} == travelling
+
+
+def test_several_fields_of_one_name_all_come_back() -> None:
+    """In their order."""
+    place = Place()
+    inbound = place.call("c1", TRACE, headers={"baggage": "a=1"})
+    inbound.fields.append((b"baggage", b"Baggage", b"b=2"))
+    place.keep.admit(inbound)
+    assert values(place.goes_out(), "baggage") == [b"a=1", b"b=2"]
+
+
+def test_what_the_guard_has_taken_off_does_not_come_back() -> None:
+    """An unproven caller's word about a user is not believed on the way out either."""
+    place = Place()
+    inbound = place.call("c1", TRACE, headers={**USER, "x-tenant": "t"})
+    inbound.nominated = frozenset((b"x-user-id",))
+    place.keep.admit(inbound)
+    call = place.goes_out()
+    assert values(call, "x-user-id") == []
+    assert values(call, "x-tenant") == [b"t"]
+
+
+def test_what_the_app_says_wins() -> None:
+    """It may act for somebody else; only what it leaves out comes back."""
+    place = Place()
+    place.comes_in(headers={**USER, "x-tenant": "t"})
+    call = place.goes_out(headers={"x-USER-id": "8"})
+    assert values(call, "x-user-id") == [b"8"]
+    assert values(call, "x-tenant") == [b"t"]
+
+
+def test_even_nothing_is_said() -> None:
+    """An empty header of the app's own is its word, too."""
+    place = Place()
+    place.comes_in(headers=USER)
+    assert values(place.goes_out(headers={"x-user-id": ""}), "x-user-id") == [b""]
+
+
+def test_what_comes_back_to_one_call_is_not_shared() -> None:
+    """A call that changes its fields changes nobody else's."""
+    place = Place()
+    place.comes_in(headers=USER)
+    place.goes_out().fields.append((b"x-user-x", b"x-user-x", b"1"))
+    assert place.goes_out().fields == [(b"x-user-id", b"X-User-Id", b"7")]
+
+
+# ---------------------------------------------------------------- time
+
+
+@pytest.mark.parametrize(("inbound", "own", "left"), [(3.0, 10.0, 3.0), (10.0, 3.0, 3.0), (5.0, 5.0, 5.0)])
+def test_the_shorter_time_holds(inbound: float, own: float, left: float) -> None:
+    """A deadline is shortened, never lengthened."""
+    place = Place()
+    place.comes_in(timeout=inbound)
+    call = place.goes_out(timeout=own)
+    assert call.deadline - call.started == pytest.approx(left)
+
+
+def test_a_caller_without_a_deadline_shortens_nothing() -> None:
+    """And leaves an app's call without one as it is."""
+    place = Place()
+    endless = place.comes_in(timeout=0.0)
+    assert place.goes_out(timeout=3.0).deadline == pytest.approx(1003.0)
+    assert place.goes_out(timeout=0.0).deadline == endless.deadline
+
+
+def test_no_time_is_left() -> None:
+    """Nobody waits any more: the call is not even begun, and leaves nothing behind."""
+    place = Place()
+    inbound = place.comes_in(timeout=1.0)
+    call = place.call("c1")
+    call.started = 1001.5
+    failure = place.restore.admit(call)
+    assert failure is not None
+    assert failure.kind is Kind.DEADLINE
+    assert call.permits == ()
+    assert inbound.context is not None
+    assert not inbound.context.calls
+
+
+# ---------------------------------------------------------------- retries
+
+
+def test_the_attempt_marker_is_passed_on() -> None:
+    """Whoever is asked on behalf of a repetition is told that it is one."""
+    place = Place()
+    place.comes_in(headers={"x-outrider-attempt": "3"})
+    assert place.goes_out().noted[b"x-outrider-attempt"] == b"3"
+    assert place.goes_out(headers={"x-outrider-attempt": "1"}).noted[b"x-outrider-attempt"] == b"1"
+
+
+def test_a_first_attempt_has_no_marker() -> None:
+    """Nothing is made up."""
+    place = Place()
+    place.comes_in()
+    assert b"x-outrider-attempt" not in place.goes_out().noted
+
+
+# ---------------------------------------------------------------- doubt
+
+
+@pytest.mark.parametrize("other", [{"X-User-Id": "8"}, {}, {"X-User-Id": "7", "x-tenant": "t"}], ids=str)
+def test_ambiguous_ids_restore_nothing(other: dict[str, str]) -> None:
+    """Two live calls of one id that say different things: whoever invents ids does not find somebody else's user."""
+    place = Place()
+    first = place.comes_in(headers=USER)
+    second = place.comes_in(headers=other)
+    call = place.goes_out()
+    assert call.fields == []
+    assert call.context is None
+    place_ends(place, second)
+    assert values(place.goes_out(), "x-user-id") == [b"7"]
+    place_ends(place, first)
+
+
+def test_a_doubtful_correlation_id_is_not_made_up_for_by_the_trace() -> None:
+    """Doubt is doubt, even if the other id would be clear."""
+    place = Place()
+    place.comes_in("c1", TRACE, headers=USER)
+    place.comes_in("c1", OTHER_TRACE, headers={"x-user-id": "8"})
+    assert place.goes_out("c1", TRACE).fields == []
+
+
+def test_the_same_twice_is_beyond_doubt() -> None:
+    """Two calls of one user within one trace restore the same."""
+    place = Place()
+    first = place.comes_in(headers=USER)
+    place.comes_in(headers=USER)
+    assert values(place.goes_out(), "x-user-id") == [b"7"]
+    place_ends(place, first)
+    assert values(place.goes_out(), "x-user-id") == [b"7"]
+
+
+def test_of_several_the_longest_time_holds() -> None:
+    """Which of them the app calls for is not known; none of them must be cut short by another's impatience."""
+    place = Place()
+    place.comes_in(headers=USER, timeout=1.0)
+    place.comes_in(headers=USER, timeout=8.0)
+    call = place.goes_out(timeout=10.0)
+    assert call.deadline - call.started == pytest.approx(8.0)
+
+
+def test_of_several_one_that_leaves_takes_nothing_from_the_others() -> None:
+    """As long as somebody with the same ids still waits, the app's calls go on."""
+    place = Place()
+    first = place.comes_in(headers=USER)
+    place.comes_in(headers=USER)
+    place.goes_out()
+    hangs_up(place, first)
+    assert place.given_up == []
+
+
+# ---------------------------------------------------------------- bounds
+
+
+def test_it_is_bounded() -> None:
+    """Beyond so many live calls the next ones are let in without being remembered, and that is counted."""
+    place = Place(most=2)
+    calls = [place.comes_in(f"c{number}", f"{number:032x}", headers=USER) for number in range(3)]
+    assert (place.store.size, place.store.left_out) == (2, 1)
+    assert calls[2].context is None
+    assert calls[2].permits == ()
+    assert place.goes_out("c2", f"{2:032x}").fields == []
+    place_ends(place, calls[0])
+    assert place.comes_in("c3").context is not None
+
+
+def test_a_large_context_is_not_kept() -> None:
+    """More than eight kilobytes of identity is no identity; the time is kept all the same."""
+    place = Place()
+    inbound = place.comes_in(headers={"x-user-id": "x" * 9000}, timeout=3.0)
+    call = place.goes_out()
+    assert call.fields == []
+    assert call.deadline - call.started == pytest.approx(3.0)
+    assert inbound.history == ["its context is too large to be kept for the app's own calls"]
+
+
+def test_it_is_dropped_with_the_call() -> None:
+    """When the inbound call is over, its id stands for nothing any more."""
+    place = Place()
+    place_ends(place, place.comes_in(headers=USER))
+    assert place.goes_out().fields == []
+    assert (place.store.size, place.store._by_id) == (0, {})
+
+
+def test_one_id_for_both() -> None:
+    """A correlation id that is the trace id is one id."""
+    place = Place()
+    inbound = place.comes_in(TRACE, TRACE, headers=USER)
+    assert values(place.goes_out(TRACE), "x-user-id") == [b"7"]
+    place_ends(place, inbound)
+    assert place.store._by_id == {}
+
+
+# ---------------------------------------------------------------- the end
+
+
+def place_ends(place: Place, call: Call) -> None:
+    """A call has been answered."""
+    release(call, SUCCESS)
+
+
+def hangs_up(place: Place, call: Call) -> None:
+    """As `carry` sees it."""
+    cancelled(call)
+    release(call, NEUTRAL)
+
+
+def test_who_leaves_takes_the_apps_calls_along() -> None:
+    """Nobody waits for what the app asks others on behalf of a caller who has hung up."""
+    place = Place()
+    inbound, other = place.comes_in(headers=USER), place.comes_in("c2", OTHER_TRACE)
+    mine = [place.goes_out(), place.goes_out("x", TRACE)]
+    place.goes_out("c2")
+    hangs_up(place, inbound)
+    assert {call for call, _ in place.given_up} == set(mine)
+    assert {failure.kind for _, failure in place.given_up} == {Kind.CANCELLED}
+    assert other.context is not None
+    assert len(other.context.calls) == 1
+
+
+def test_calls_that_are_over_are_not_given_up() -> None:
+    """Only what is still under way."""
+    place = Place()
+    inbound = place.comes_in()
+    place_ends(place, place.goes_out())
+    hangs_up(place, inbound)
+    assert place.given_up == []
+
+
+def test_an_answered_call_gives_nothing_up() -> None:
+    """What the app goes on to do after its answer is its own affair."""
+    place = Place()
+    inbound = place.comes_in()
+    outbound = place.goes_out()
+    place_ends(place, inbound)
+    assert place.given_up == []
+    place_ends(place, outbound)
+
+
+def test_a_call_that_failed_gives_nothing_up() -> None:
+    """Only the caller's leaving does."""
+    place = Place()
+    inbound = place.comes_in()
+    place.goes_out()
+    inbound.failure = Failure(Kind.ATTEMPT_TIMEOUT, "late")
+    release(inbound, NEUTRAL)
+    assert place.given_up == []
+
+
+def test_an_outbound_call_outlives_its_inbound_one() -> None:
+    """It ends without a trace, too."""
+    place = Place()
+    inbound = place.comes_in()
+    outbound = place.goes_out()
+    place_ends(place, inbound)
+    place_ends(place, outbound)
+    assert inbound.context is not None
+    assert not inbound.context.calls
+
+
+def test_the_id_of_a_trace() -> None:
+    """The part of a `traceparent` that stays the same from hop to hop."""
+    assert trace_id(traceparent(TRACE)) == TRACE.encode()
+
+
+# ---------------------------------------------------------------- any order
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Inbound and outbound calls begin and end in any order, with ids that are often the same."""
+
+    @initialize(most=st.integers(1, 6))
+    def begin(self, most: int) -> None:
+        self.place = Place(most)
+        self.inbound: list[Call] = []
+        self.outbound: list[Call] = []
+
+    @rule(correlation=st.sampled_from("abc"), trace=st.sampled_from("123"), user=st.sampled_from(["7", "8"]))
+    def comes_in(self, correlation: str, trace: str, user: str) -> None:
+        self.inbound.append(self.place.comes_in(correlation, trace * 32, headers={"x-user-id": user}))
+
+    @rule(correlation=st.sampled_from("abcd"), trace=st.sampled_from(["", "1" * 32, "2" * 32]))
+    def goes_out(self, correlation: str, trace: str) -> None:
+        call = self.place.goes_out(correlation, trace)
+        self.outbound.append(call)
+        live = [one for one in self.inbound if one.context is not None]
+        users = {
+            value
+            for one in live
+            if {one.correlation_id, trace_id(one.traceparent)} & {call.correlation_id, trace_id(call.traceparent)}
+            for value in values(one, "x-user-id")
+        }
+        restored = values(call, "x-user-id")
+        assert len(restored) <= 1
+        assert set(restored) <= users
+        if len(users) == 1:
+            assert set(restored) == users
+
+    @precondition(lambda self: self.inbound)
+    @rule(data=st.data(), hung_up=st.booleans())
+    def inbound_ends(self, data: st.DataObject, hung_up: bool) -> None:
+        call = self.inbound.pop(data.draw(st.integers(0, len(self.inbound) - 1)))
+        (hangs_up if hung_up else place_ends)(self.place, call)
+        for given, _ in self.place.given_up:
+            assert given in self.outbound
+        for given in {given for given, _ in self.place.given_up}:
+            self.outbound.remove(given)
+            release(given, NEUTRAL)
+        self.place.given_up.clear()
+
+    @precondition(lambda self: self.outbound)
+    @rule(data=st.data())
+    def outbound_ends(self, data: st.DataObject) -> None:
+        place_ends(self.place, self.outbound.pop(data.draw(st.integers(0, len(self.outbound) - 1))))
+
+    @invariant()
+    def what_is_kept_is_what_lives(self) -> None:
+        """As many contexts as live calls that have one, found by their ids and by no others."""
+        if not hasattr(self, "place"):
+            return
+        store = self.place.store
+        live = [call.context for call in self.inbound if call.context is not None]
+        assert store.size == len(live) <= store._most
+        assert set(store._by_id) == {one for context in live for one in context.ids}
+        kept = [context for contexts in store._by_id.values() for context in contexts]
+        assert {id(context) for context in kept} == {id(context) for context in live}
+
+    @invariant()
+    def no_call_is_held(self) -> None:
+        """Contexts know outbound calls that are under way, and none that has ended."""
+        if not hasattr(self, "place"):
+            return
+        for call in self.inbound:
+            if call.context is not None:
+                assert call.context.calls <= set(self.outbound)
+
+    def teardown(self) -> None:
+        """In the end nothing is left."""
+        if not hasattr(self, "place"):
+            return
+        contexts: list[Context] = [call.context for call in self.inbound if call.context is not None]
+        for call in (*self.inbound, *self.outbound):
+            place_ends(self.place, call)
+        assert (self.place.store.size, self.place.store._by_id) == (0, {})
+        assert not any(context.calls for context in contexts)
+
+
+TestAnyOrder = AnyOrder.TestCase
+TestAnyOrder.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)

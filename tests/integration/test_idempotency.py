@@ -1,0 +1,308 @@
+"""Keyed calls run once: through an outbound sidecar that mints the key, and a guard that remembers it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sqlite3
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import time
+
+import pytest
+
+from tests.integration.conftest import Outrider
+from tests.integration.harness import (
+    Answer,
+    BrokenError,
+    Client,
+    Exchange,
+    Target,
+    eventually,
+    exchange,
+    get,
+    plain,
+    request,
+    slow,
+)
+
+GUARD = """
+inbound:
+  listen: 127.0.0.1:0
+  app: '{app}'
+  protect: []
+  idempotency: {{ store: '{store}', {more} }}
+services: {{ other: 'http://127.0.0.1:9' }}
+"""
+
+
+def guard(app: Target, store: Path, more: str = "ttl: 1h") -> str:
+    return GUARD.format(app=app.url, store=store, more=more)
+
+
+def post(key: str | None, body: bytes = b"charge", path: str = "/payments", *lines: str) -> bytes:
+    keyed = (f"Idempotency-Key: {key}",) if key is not None else ()
+    return request("POST", path, body, *keyed, *lines)
+
+
+async def test_a_repetition_is_answered_from_memory(outrider: Outrider, tmp_path: Path) -> None:
+    """The same status, fields and body as the first time, marked as a replay; the app hears of it once."""
+    async with Target(plain(201, b"paid 1", "X-Receipt: r1")) as app, outrider(guard(app, tmp_path / "k.db")) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        first = await exchange(inbound, post("a"))
+        again = await exchange(inbound, post("a"))
+        assert (first.status, first.body) == (again.status, again.body) == (201, b"paid 1")
+        assert again.get("x-receipt") == "r1"
+        assert (first.get("idempotent-replayed"), again.get("idempotent-replayed")) == (None, "true")
+        assert len(app.seen) == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [post("b"), post("a", path="/refunds"), post(None), request("PATCH", "/payments", b"charge", "Idempotency-Key: a")],
+    ids=["key", "path", "without", "method"],
+)
+async def test_another_call_is_another_call(outrider: Outrider, tmp_path: Path, other: bytes) -> None:
+    """Key, path and method together make a call; without a key nothing is remembered."""
+    async with Target(plain()) as app, outrider(guard(app, tmp_path / "k.db")) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        for data in (post("a"), other):
+            assert (await exchange(inbound, data)).get("idempotent-replayed") is None
+        assert len(app.seen) == 2
+
+
+async def test_another_body_is_a_mistake(outrider: Outrider, tmp_path: Path) -> None:
+    """A key that comes with another payload is 422, and nothing is executed."""
+    async with Target(plain()) as app, outrider(guard(app, tmp_path / "k.db")) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        await exchange(inbound, post("a", b"10 EUR"))
+        answer = await exchange(inbound, post("a", b"99 EUR"))
+        assert answer.status == 422
+        assert json.loads(answer.body)["error"] == "KEY_REUSED"
+        assert len(app.seen) == 1
+
+
+async def test_what_is_under_way_is_not_begun_again(outrider: Outrider, tmp_path: Path) -> None:
+    """While the first call runs, a second one is 409 with the time to come back; afterwards it gets the answer."""
+    async with Target(slow(0.2, plain(200, b"paid"))) as app, outrider(guard(app, tmp_path / "k.db")) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        first = asyncio.create_task(exchange(inbound, post("a")))
+        await eventually(lambda: len(app.seen) == 1, "the first is at the app")
+        second = await exchange(inbound, post("a"))
+        assert (second.status, second.get("retry-after")) == (409, "1")
+        assert (await first).body == b"paid"
+        assert (await exchange(inbound, post("a"))).body == b"paid"
+        assert len(app.seen) == 1
+
+
+async def test_a_failure_of_the_app_may_be_tried_again(outrider: Outrider, tmp_path: Path) -> None:
+    """A 5xx is passed on and forgotten; a 4xx is an answer like any other."""
+    script = [plain(503), plain(200, b"paid"), plain(402, b"no money")]
+    async with Target(script) as app, outrider(guard(app, tmp_path / "k.db")) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        assert (await exchange(inbound, post("a"))).status == 503
+        assert (await exchange(inbound, post("a"))).body == b"paid"
+        assert (await exchange(inbound, post("b"))).status == 402
+        assert (await exchange(inbound, post("b"))).get("idempotent-replayed") == "true"
+        assert len(app.seen) == 3
+
+
+async def test_a_caller_that_leaves_does_not_stop_it(outrider: Outrider, tmp_path: Path) -> None:
+    """The app finishes what has begun, and whoever comes back with the key gets its answer."""
+    async with Target(slow(0.15, plain(200, b"paid"))) as app, outrider(guard(app, tmp_path / "k.db")) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        async with Client(inbound) as client:
+            await client.send(post("a"))
+            await eventually(lambda: len(app.seen) == 1, "it is at the app")
+        done = proxy.app.runtime.compiled.idempotency
+        assert done is not None
+
+        async def answered() -> Answer:
+            while (answer := await exchange(inbound, post("a"))).status == 409:
+                await asyncio.sleep(0.02)
+            return answer
+
+        answer = await asyncio.wait_for(answered(), 3)
+        assert (answer.status, answer.body, answer.get("idempotent-replayed")) == (200, b"paid", "true")
+        assert len(app.seen) == 1
+
+
+async def test_the_deadline_of_a_caller_does_not_stop_it(outrider: Outrider, tmp_path: Path) -> None:
+    """A call whose caller gives it 50 ms is answered when the app is done; nothing is executed twice."""
+    async with Target(slow(0.15, plain(200, b"paid"))) as app, outrider(guard(app, tmp_path / "k.db")) as proxy:
+        answer = await exchange(
+            proxy.app.ports["inbound.listen"], post("a", b"x", "/payments", "X-Request-Timeout-Ms: 50")
+        )
+        assert answer.body == b"paid"
+        assert len(app.seen) == 1
+
+
+async def test_answers_outlive_the_guard(outrider: Outrider, tmp_path: Path) -> None:
+    """After a restart the repetition is still answered from memory."""
+    async with Target(plain(200, b"paid")) as app:
+        for replayed in (None, "true"):
+            async with outrider(guard(app, tmp_path / "k.db")) as proxy:
+                answer = await exchange(proxy.app.ports["inbound.listen"], post("a"))
+                assert (answer.body, answer.get("idempotent-replayed")) == (b"paid", replayed)
+        assert len(app.seen) == 1
+
+
+@pytest.mark.parametrize(("more", "status", "executed"), [("", 409, 1), ("after_crash: repeat", 200, 2)])
+async def test_what_a_crash_left_behind(
+    outrider: Outrider, tmp_path: Path, more: str, status: int, executed: int
+) -> None:
+    """A call that was under way when its guard was killed is not executed again, unless the app knows repetitions."""
+    store = tmp_path / "k.db"
+    async with Target(plain(200, b"paid")) as app:
+        async with outrider(guard(app, store, more)) as proxy:
+            await exchange(proxy.app.ports["inbound.listen"], post("a"))
+        with sqlite3.connect(store) as database:  # as a process leaves it that is killed in the middle
+            database.execute("UPDATE calls SET state = 0, owner = '1-1-gone', body = x''")
+        async with outrider(guard(app, store, more)) as proxy:
+            answer = await exchange(proxy.app.ports["inbound.listen"], post("a"))
+        assert answer.status == status
+        assert len(app.seen) == executed
+
+
+@pytest.mark.parametrize(("more", "status"), [("on_error: refuse", 503), ("on_error: pass", 200)])
+async def test_a_corrupt_store_is_told(
+    outrider: Outrider, tmp_path: Path, caplog: pytest.LogCaptureFixture, more: str, status: int
+) -> None:
+    """Keyed calls are refused, or pass unremembered, as the configuration says; others pass; the log names the file."""
+    store = tmp_path / "k.db"
+    store.write_bytes(b"this is no database" * 100)
+    async with Target(plain()) as app, outrider(guard(app, store, more)) as proxy:
+        proxy.expected_errors.append("store of idempotency keys")
+        inbound = proxy.app.ports["inbound.listen"]
+        assert (await exchange(inbound, post("a"))).status == status
+        assert (await exchange(inbound, get("/x"))).status == 200
+        assert [str(store) in line for line in caplog.messages if "store of idempotency keys" in line] == [True]
+    assert store.read_bytes().startswith(b"this is no database")
+
+
+async def test_exempt_operations_are_not_stored(outrider: Outrider, tmp_path: Path) -> None:
+    """What must not be written down is executed every time, however its path is spelled."""
+    more = "exempt: ['POST /login']"
+    async with Target(plain()) as app, outrider(guard(app, tmp_path / "k.db", more)) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        for path in ("/login", "/LOGIN", "/%6cogin", "/login/"):
+            for _ in range(2):
+                assert (await exchange(inbound, post("a", b"password", path))).get("idempotent-replayed") is None
+        assert len(app.seen) == 8
+
+
+async def test_entries_expire(outrider: Outrider, tmp_path: Path) -> None:
+    """After its time a key is new again."""
+    async with Target(plain()) as app, outrider(guard(app, tmp_path / "k.db", "ttl: 50ms")) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        await exchange(inbound, post("a"))
+        began = time()
+        while time() < began + 0.08:
+            await asyncio.sleep(0.01)
+        assert (await exchange(inbound, post("a"))).get("idempotent-replayed") is None
+        assert len(app.seen) == 2
+
+
+# ---------------------------------------------------------------- exactly once, through a bad network
+
+
+class BadNetwork:
+    """Stands between two sidecars and breaks a share of the exchanges: before the request has arrived, after it, in the
+    middle of the answer, by silence, or with a 503 of its own."""
+
+    def __init__(self, port: int, share: float, seed: int) -> None:
+        self._to = port
+        self._share = share
+        self._random = random.Random(seed)
+        self.broken: Counter[str] = Counter()
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[int]:
+        server = await asyncio.start_server(self._pass, "127.0.0.1", 0)
+        async with server:
+            yield server.sockets[0].getsockname()[1]
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        except OSError:
+            writer.transport.abort()
+            return
+        try:
+            while data := await reader.read(65536):
+                fault = ""
+                if self._random.random() < self._share:
+                    fault = self._random.choice(["unsent", "unheard", "cut", "silent", "503"])
+                    self.broken[fault] += 1
+                if fault == "unsent":
+                    return
+                if fault == "503":
+                    writer.write(b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n")
+                    continue
+                to_writer.write(data)
+                if fault == "unheard":
+                    await asyncio.sleep(0.002)
+                    return
+                answer = await to_reader.read(65536)
+                if fault == "silent":
+                    await asyncio.sleep(0.4)
+                    return
+                writer.write(answer if fault != "cut" else answer[: len(answer) // 2])
+                await writer.drain()
+                if fault == "cut":
+                    return
+        except ConnectionError:
+            pass
+        finally:
+            writer.transport.abort()
+            to_writer.transport.abort()
+
+
+async def test_every_post_is_executed_exactly_once(outrider: Outrider, tmp_path: Path) -> None:
+    """2,000 POSTs, a fifth of whose tries meet a reset, a cut answer, silence or a 503 on the way: every caller is
+    answered, and the app's own ledger has every one of them once."""
+    ledger: Counter[bytes] = Counter()
+
+    async def book(one: Exchange) -> None:
+        body = await one.body()
+        ledger[body] += 1
+        await one.send(b"HTTP/1.1 201 Created\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+
+    async with Target(book) as app, outrider(guard(app, tmp_path / "k.db")) as receiver:
+        network = BadNetwork(receiver.app.ports["inbound.listen"], 0.2, seed=7)
+        async with network.serving() as port:
+            text = f"""
+services:
+  payment:
+    url: 'http://127.0.0.1:{port}'
+    timeout: 20s
+    attempt_timeout: 300ms
+    circuit_breaker: false
+    retry: {{ max_retries: 12, idempotency_key: generate, backoff: 1ms..20ms, budget: 100% }}
+"""
+            async with outrider(text) as caller:
+                numbers = iter(range(2000))
+
+                async def pay() -> list[tuple[int, Answer]]:
+                    answers = []
+                    for number in numbers:
+                        try:
+                            answer = await exchange(caller.port, request("POST", "/payment/x", b"order %d" % number))
+                        except BrokenError:  # the head had come, and the rest was cut: nothing can be done about that
+                            answers.append((number, None))
+                            continue
+                        answers.append((number, answer))
+                    return answers  # type: ignore[return-value]
+
+                results = [one for many in await asyncio.gather(*(pay() for _ in range(50))) for one in many]
+    assert len(results) == 2000
+    wrong = [(number, answer.status) for number, answer in results if answer is not None and answer.status != 201]
+    assert not wrong, wrong[:5]
+    assert set(ledger.values()) == {1}
+    assert len(ledger) == 2000
+    assert min(network.broken.values()) > 20
+    for number, answer in results:
+        assert answer is None or answer.body == b"order %d" % number
