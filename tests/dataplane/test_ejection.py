@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from outrider.dataplane.call import Call
 from outrider.dataplane.cluster import Cluster, Endpoint
 from outrider.dataplane.ejection import Ejection, EjectionSettings
+from outrider.dataplane.policies.retry import Retry
 from outrider.dataplane.stats import ClusterStats
 from outrider.model.outcome import FAILURE, NEUTRAL, SUCCESS, Outcome
 from tests.fakes import Clock, make_call, make_cluster, make_route
@@ -95,6 +96,18 @@ def test_a_post_with_a_key_may_look_too() -> None:
     assert pool.cluster.pick(call, pool.clock()) is pool[0]
 
 
+def test_a_call_that_will_not_be_repeated_does_not_look() -> None:
+    """Where nothing is tried again, or our caller has asked for that, a GET would not go elsewhere either."""
+    pool = Pool()
+    pool.ends(pool[0], FAILURE)
+    pool.clock.advance(0.05)
+    once = make_call(route=make_route(pool.cluster, retry=Retry(max_retries=0)))
+    asked = make_call(headers={b"x-outrider-retry": b"off"}, route=pool.route)
+    for call in (once, asked):
+        assert {pool.cluster.pick(call, pool.clock()) for _ in range(60)} == {pool[1], pool[2]}
+    assert pool.pick(b"GET") is pool[0]
+
+
 def test_one_look_at_a_time() -> None:
     """While a probe is under way nobody else is sent there; when it has ended somebody may."""
     pool = Pool()
@@ -152,10 +165,10 @@ def test_a_thousand_failures_do_not_overflow() -> None:
 
 
 def test_where_nobody_can_repeat_somebody_has_to_find_out() -> None:
-    """A service that is only sent POSTs gets its endpoint back, if later: after five seconds one of them looks."""
+    """A service that is only sent POSTs gets its endpoint back, if later: after a second more one of them looks."""
     pool = Pool()
     pool.ends(pool[0], FAILURE)
-    pool.clock.now = pool[0].look_at + 4.9
+    pool.clock.now = pool[0].look_at + 0.9
     assert pool[0] not in pool.picks(b"POST")
     pool.clock.advance(0.2)
     assert pool.pick(b"POST") is pool[0]
@@ -509,7 +522,7 @@ def test_posts_alone_bring_an_endpoint_back() -> None:
     pool = Pool()
     pool.put_out(pool[0])
     assert pool[0] not in pool.picks(b"POST")
-    pool.clock.advance(6)
+    pool.clock.advance(2)
     assert pool.pick(b"POST") is pool[0]
     pool.ends(pool[0], SUCCESS)
     assert not pool[0].out

@@ -40,6 +40,7 @@ class Attempt:
         "generation",
         "number",
         "probe",
+        "resent",
         "result",
         "resume",
         "sent",
@@ -55,6 +56,7 @@ class Attempt:
         self.endpoint: Endpoint | None = None
         self.connection: Upstream | None = None
         self.generation = -1  # the breaker's at admission; -1 when it is not to be told (any more)
+        self.resent = False  # a kept connection had died, and may have delivered it all the same
         self.probe = False  # it is to find out about an endpoint in doubt
         self.excused = False  # it failed where others stand ready: the service as a whole has not
         self.resume: Callable[[], None] = call.downstream.resume_call  # wakes whoever runs this
@@ -98,6 +100,7 @@ class Attempt:
                 break
             endpoint.stats.connects["stale"] += 1
             connection.end(self.started)
+            self.resent = True
             connection = self.connection = None  # and only a reused one can be stale
             self.result = _NOT_YET
         self.answered = monotonic()

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.dataplane.call import Call
-from outrider.dataplane.policies import guard as module
 from outrider.dataplane.policies.guard import CertificateProof, Guard, KeyProof, Proof, Rule
 from outrider.dataplane.wire import REQUEST_OWNED, request_head
 from outrider.model.failure import Kind
@@ -483,7 +482,7 @@ def test_every_key_costs_the_same(shown: str, monkeypatch: pytest.MonkeyPatch) -
         compared.append((len(one), len(other)))
         return original(one, other)
 
-    monkeypatch.setattr(module.hmac, "compare_digest", counting)
+    monkeypatch.setattr(hmac, "compare_digest", counting)
     key(KEY, NEW, "third" * 8).prove(arriving(headers=[("x-service-key", shown)]))
     assert compared == [(16, 16)] * 3
 

@@ -101,7 +101,7 @@ class Retry:
         status = result.status
         if status == 429:
             return "429" if parse_retry_after(result.retry_after) is not None else None
-        if status == 409 and attempt.number > 1 and parse_retry_after(result.retry_after) is not None:
+        if status == 409 and (attempt.number > 1 or attempt.resent) and parse_retry_after(result.retry_after) is not None:
             # The key of an earlier try of ours is still being worked on: its answer will be there soon.
             return "409" if attempt.call.noted.get(b"idempotency-key") else None
         return str(status) if status in self.on_status else None
