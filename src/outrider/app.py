@@ -101,6 +101,9 @@ class App:
             found = [discovery.Discovery(one, resolver) for one in runtime.compiled.discovered]
             await asyncio.gather(*(one.first() for one in found))
             self._upkeep += [asyncio.create_task(one.watch()) for one in found]
+        pauses = await runtime.secrets.first()
+        for one, pause in zip(runtime.secrets.fetched, pauses, strict=True):
+            self._upkeep.append(asyncio.create_task(one.watch(pause)))
         if runtime.compiled.idempotency is not None:
             store = runtime.compiled.idempotency[1]
             await store.open()

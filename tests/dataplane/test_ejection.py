@@ -519,7 +519,7 @@ def test_taken_back_by_hand() -> None:
 
 def test_posts_alone_bring_an_endpoint_back() -> None:
     """Where nothing is repeatable, a POST is the probe in the end."""
-    pool = Pool()
+    pool = Pool(base=0.2)
     pool.put_out(pool[0])
     assert pool[0] not in pool.picks(b"POST")
     pool.clock.advance(2)

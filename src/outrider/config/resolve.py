@@ -56,6 +56,7 @@ BUILT_IN: dict[str, Any] = {
 }
 # What the endpoints of a service have, whatever the route.
 _OF_THE_SERVICE = frozenset(("balance", "ejection", "health_check", "idle_timeout"))
+_SHORTEST_SECRET = 32
 _SHARED_PORTS = frozenset({0})
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})
 
@@ -265,10 +266,29 @@ def _check_layers(config: Config, document: Document) -> None:
                 hint = "see {service} {instance} {header:NAME} ..."
                 document.complain((*at, "headers", "set", header), f"nothing provides {{{variable}}}", hint)
     for name, credential in config.credentials.items():
-        value = credential.value
-        if value != value.strip() or not is_field_value(value):
+        _check_credential(document, name, credential)
+        secret = credential.value
+        if secret is not None and (secret != secret.strip() or not is_field_value(secret)):
             message = "a credential must be one line of printable ASCII without spaces around it"
             document.complain(("credentials", name, "value"), message)
+
+
+def _check_credential(document: Document, name: str, credential: Credential) -> None:
+    """A secret has one source, and a header where that does not go without saying."""
+    at: KeyPath = ("credentials", name)
+    kinds = [kind for kind in ("value", "command", "jwt", "oauth2") if getattr(credential, kind) is not None]
+    if len(kinds) != 1:
+        found = " and ".join(kinds) or "none"
+        document.complain(at, f"expected exactly one of value, command, jwt and oauth2, got {found}")
+    elif credential.header is None and kinds[0] in ("value", "command"):
+        document.complain(at, 'the key "header" is missing', "say which header carries the secret")
+    jwt = credential.jwt
+    if jwt is not None and (jwt.alg == "HS256") == ("-----BEGIN" in jwt.key):
+        wanted = "a shared secret" if jwt.alg == "HS256" else "a private key in PEM"
+        document.complain((*at, "jwt", "key"), f"{jwt.alg} signs with {wanted}")
+    elif jwt is not None and jwt.alg == "HS256" and len(jwt.key) < _SHORTEST_SECRET:
+        message = f"the secret has only {len(jwt.key)} characters; HS256 needs {_SHORTEST_SECRET} (RFC 7518 §3.2)"
+        document.complain((*at, "jwt", "key"), message)
 
 
 def _check_owners(
@@ -279,7 +299,7 @@ def _check_owners(
     for name in auth:
         credential = config.credentials.get(name)
         if credential is not None:
-            _claim(document, (*at, "auth"), owners, credential.header, f"the credential {name}")
+            _claim(document, (*at, "auth"), owners, credential.header or "authorization", f"the credential {name}")
     for header in headers.set:
         _claim(document, (*at, "headers", "set", header), owners, header, "headers.set")
 

@@ -379,12 +379,57 @@ class Inbound(Base):
     """Run a POST or PATCH with an Idempotency-Key once, and answer repetitions from memory."""
 
 
+class MintedJwt(Base):
+    """A token of our own, signed anew for every target and kept for most of its life."""
+
+    alg: Literal["HS256", "RS256", "ES256", "EdDSA"]
+    """How it is signed."""
+    key: str = Field(min_length=1, repr=False)
+    """The secret (HS256), or the private key (PEM)."""
+    issuer: str = "{service}"
+    """Who signs."""
+    audience: str = "{target}"
+    """For whom: text with {target}, the name of the service that is called."""
+    ttl: Positive = 300.0
+    """How long it is good."""
+    kid: str | None = None
+    """The name of the key, for receivers that know several."""
+    claims: dict[str, str | int | bool] = {}
+    """Further claims."""
+
+
+class OAuth2(Base):
+    """A token from an issuer (client credentials), fetched ahead of its expiry."""
+
+    token_url: Annotated[str, BeforeValidator(_app_url)]
+    """Where tokens are given out."""
+    client_id: str = Field(min_length=1)
+    """Who we are there."""
+    client_secret: str = Field(min_length=1, repr=False)
+    """And our secret there."""
+    scope: str | None = None
+    """What is asked for."""
+    audience: str | None = None
+    """For whom, where the issuer wants to know."""
+
+
 class Credential(Base):
-    header: HeaderName
-    """The header that carries the secret."""
-    value: str = Field(min_length=1, repr=False)
+    """One secret in one header: a `value`, what a `command` prints, a minted `jwt` or an `oauth2` token."""
+
+    header: HeaderName | None = None
+    """The header that carries the secret. Default for jwt and oauth2: Authorization."""
+    value: Annotated[str | None, Field(min_length=1, repr=False)] = None
     """The secret: usually ${file:/run/secrets/...} or ${VAR}. A file is read again when it changes."""
-    jwt: NotYet = None
+    overlap: Duration = 300.0
+    """How long the value before the present one is tried, once, where the present one is answered with 401."""
+    command: Annotated[list[str], Field(min_length=1)] | None = None
+    """A program and its arguments; what it prints is the secret."""
+    every: Positive = 300.0
+    """How often the command is run."""
+    jwt: MintedJwt | None = None
+    """A token that we sign ourselves."""
+    oauth2: OAuth2 | None = None
+    """A token that an issuer gives us."""
 
 
 class ClientTls(Base):

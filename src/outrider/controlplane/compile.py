@@ -12,6 +12,7 @@ from outrider.config.resolve import Effective, EffectiveRoute, EffectiveService,
 from outrider.config.schema import CircuitBreaker, ClientTls, Correlation, HealthCheck, Target
 from outrider.config.schema import Fallback as FallbackConfig
 from outrider.controlplane.certificates import Certificates
+from outrider.controlplane.credentials import minter
 from outrider.controlplane.endpoints import Discovered, EndpointMaker
 from outrider.controlplane.idempotency_store import SqliteStore
 from outrider.controlplane.inbound import (
@@ -32,7 +33,7 @@ from outrider.dataplane.policies.breaker import Breaker, BreakerSettings, Transi
 from outrider.dataplane.policies.budget import RetryBudget
 from outrider.dataplane.policies.concurrency import ConcurrencyLimit
 from outrider.dataplane.policies.context import Context
-from outrider.dataplane.policies.credentials import Credential
+from outrider.dataplane.policies.credentials import Credential, TokenCredential
 from outrider.dataplane.policies.deadline import Deadline
 from outrider.dataplane.policies.fallback import Fallback, Prepared
 from outrider.dataplane.policies.headers import Headers
@@ -79,7 +80,7 @@ class Compiled:
     clusters: list[Cluster]
     routes: list[Route]
     breakers: list[Breaker]
-    credentials: dict[str, Credential]
+    credentials: dict[str, Credential | TokenCredential]
     dedicated: list[Service] = field(default_factory=list)  # with a port of their own
     app: Service | None = None  # behind the inbound listener
     discovered: list[Discovered] = field(default_factory=list)  # whose endpoints come and go
@@ -146,9 +147,18 @@ class _Compiler:
         limits = self._config.limits
         return Limits(**{name: getattr(limits, name) for name in type(limits).model_fields})
 
-    def _credentials(self) -> dict[str, Credential]:
-        declared = self._resolved.credentials.items()
-        return {name: Credential(credential.header, credential.value) for name, credential in declared}
+    def _credentials(self) -> dict[str, Credential | TokenCredential]:
+        made: dict[str, Credential | TokenCredential] = {}
+        for name, credential in self._resolved.credentials.items():
+            header = credential.header or "Authorization"
+            if credential.jwt is not None:
+                mint = minter(credential.jwt, self._config.service, credential.jwt.key)
+                audience = credential.jwt.audience.replace("{service}", self._config.service)
+                made[name] = TokenCredential(mint, audience=audience, ttl=credential.jwt.ttl, header=header)
+            else:
+                prefix = "Bearer " if credential.oauth2 is not None else ""
+                made[name] = Credential(header, credential.value or "", overlap=credential.overlap, prefix=prefix)
+        return made
 
     def _service(self, declared: EffectiveService) -> Service:
         stats = ClusterStats()
@@ -319,6 +329,7 @@ class _Compiler:
             connect_timeout=policy.connect_timeout,
             upgrade=policy.upgrade,
             allow_connect=policy.allow_connect,
+            credentials=tuple(parts.credentials),
             hedge=_hedge(policy),
             critical=policy.critical,
             owned=owned_by(stamps),

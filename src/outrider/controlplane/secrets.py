@@ -11,8 +11,9 @@ from time import time
 
 from outrider.config.interpolate import interpolate
 from outrider.config.resolve import Resolved
+from outrider.controlplane.credentials import Fetched, fetched, minter
 from outrider.controlplane.inbound import Guarded, token_keys
-from outrider.dataplane.policies.credentials import Credential
+from outrider.dataplane.policies.credentials import Credential, TokenCredential
 from outrider.dataplane.policies.guard import KeyProof
 from outrider.dataplane.policies.tokens import TokenProof
 from outrider.model.messages import is_field_value
@@ -38,19 +39,39 @@ class Source:
 class Secrets:
     """All secrets of a configuration. What cannot be read keeps its last value, and the log says so once."""
 
-    def __init__(self, resolved: Resolved, credentials: dict[str, Credential], guarded: Guarded | None = None) -> None:
+    def __init__(
+        self, resolved: Resolved, credentials: dict[str, Credential | TokenCredential], guarded: Guarded | None = None
+    ) -> None:
         templates = resolved.document.templates
-        self.sources = {
-            name: Source(
-                credential.replace,
-                templates.get(("credentials", name, "value")),
-                resolved.credentials[name].value,
-                time(),
-            )
-            for name, credential in credentials.items()
-        }
+        self.sources: dict[str, Source] = {}
+        self.fetched: list[Fetched] = []
+        for name, credential in credentials.items():
+            config = resolved.credentials[name]
+            if isinstance(credential, TokenCredential):
+                self._watch_minted(resolved, name, credential)
+            elif config.value is not None:
+                template = templates.get(("credentials", name, "value"))
+                self.sources[name] = Source(credential.replace, template, config.value, time())
+            elif (one := fetched(name, config, credential)) is not None:
+                self.fetched.append(one)
         if guarded is not None:
             self._watch_guard(resolved, guarded)
+
+    def _watch_minted(self, resolved: Resolved, name: str, credential: TokenCredential) -> None:
+        """The key that our own tokens are signed with."""
+        jwt = resolved.credentials[name].jwt
+        assert jwt is not None
+        service = resolved.config.service
+
+        def use(key: str) -> None:
+            credential.replace(minter(jwt, service, key))
+
+        template = resolved.document.templates.get(("credentials", name, "jwt", "key"))
+        self.sources[name] = Source(use, template, jwt.key, time())
+
+    async def first(self) -> list[float]:
+        """Fetch what has to be fetched; in how many seconds each is to be fetched again."""
+        return list(await asyncio.gather(*(one.first() for one in self.fetched)))
 
     def _watch_guard(self, resolved: Resolved, guarded: Guarded) -> None:
         """The keys that callers show, and those that their tokens are signed with."""

@@ -18,7 +18,7 @@ from outrider.dataplane.degrade import record, recorded, sink, stand_in
 from outrider.dataplane.pipeline import FOR_EVERY_CALL
 from outrider.dataplane.policies.fallback import Fallback, cause
 from outrider.dataplane.policies.last_good import Recorder
-from outrider.dataplane.policies.retry import TRIED_ENOUGH
+from outrider.dataplane.policies.retry import MAYBE_LATER, TRIED_ENOUGH
 from outrider.dataplane.race import race
 from outrider.dataplane.request_head import climbs
 from outrider.dataplane.stats import BUCKETS, bucket_of
@@ -47,8 +47,9 @@ class Call(Request):
     app is still there; `committed` that the head of an answer is on its way; `continued` that the app has been told
     100 Continue. `recorder` takes down an answer that may stand in for a later one; `caller` is who has proven to
     call, and `context` what is kept of an inbound call for the app's own calls; `unstoppable` that it goes on to its
-    end even if the app leaves. `waited`, `paused` and `tunnelled` are the seconds spent on targets, in back-off or in a
-    queue, and after the protocol was switched. `history` is None unless something other than one plain try happened.
+    end even if the app leaves; `with_old_keys` that the target has not taken our present ones. `waited`, `paused` and
+    `tunnelled` are the seconds spent on targets, in back-off or in a queue, and after the protocol was switched.
+    `history` is None unless something other than one plain try happened.
     """
 
     __slots__ = (
@@ -80,6 +81,7 @@ class Call(Request):
         "tunnelled",
         "unstoppable",
         "waited",
+        "with_old_keys",
     )
 
     route: Route
@@ -103,7 +105,7 @@ class Call(Request):
         self.status = 0
         self.failure: Failure | None = None
         self.aborted: Failure | None = None
-        self.committed = self.continued = self.unstoppable = False
+        self.committed = self.continued = self.unstoppable = self.with_old_keys = False
         self.waited = self.paused = self.tunnelled = 0.0
 
     def request_id(self, make: Callable[[], bytes]) -> bytes:
@@ -222,7 +224,9 @@ async def first_good(call: Call) -> Response | Failure:
             return result
         call.attempts += 1
         call.waited += attempt.answered - started
-        if isinstance(result, Response) and (result.status < 409 or 409 < result.status < 429):
+        if isinstance(result, Response) and (
+            result.status < 400 or (result.status < 500 and result.status not in MAYBE_LATER)
+        ):
             if call.history is not None:
                 describe(call, attempt)
             return result

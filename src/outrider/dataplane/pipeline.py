@@ -39,7 +39,7 @@ from outrider.dataplane.context_store import Keep, Restore
 from outrider.dataplane.policies import Policy, Stamp
 from outrider.dataplane.policies.concurrency import ConcurrencyLimit
 from outrider.dataplane.policies.context import Context
-from outrider.dataplane.policies.credentials import Credential
+from outrider.dataplane.policies.credentials import Credential, TokenCredential
 from outrider.dataplane.policies.deadline import Deadline
 from outrider.dataplane.policies.guard import Guard
 from outrider.dataplane.policies.headers import Headers
@@ -61,7 +61,7 @@ class Parts:
     deadline: Deadline
     context: Context
     headers: Headers
-    credentials: Sequence[Credential] = ()
+    credentials: Sequence[Credential | TokenCredential] = ()
     restore: Restore | None = None
     guard: Guard | None = None
     incoming: IncomingDeadline | None = None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 # The types of compiled fields must exist when the class is made, so these are real imports.
 from outrider.dataplane.cluster import Cluster
 from outrider.dataplane.policies.breaker import Breaker
+from outrider.dataplane.policies.credentials import Credential, TokenCredential
 from outrider.dataplane.policies.hedge import Hedge
 from outrider.dataplane.policies.retry import Retry
 from outrider.dataplane.stats import RouteStats
@@ -50,6 +51,7 @@ class Route:
     connect_timeout: float
     upgrade: bool = True
     allow_connect: bool = False
+    credentials: tuple[Credential | TokenCredential, ...] = ()
     hedge: Hedge | None = None
     critical: bool | None = None
     owned: frozenset[bytes] = REQUEST_OWNED

@@ -1,35 +1,120 @@
 """Proof of who we are, written into every attempt. The app may send the same header, or name it in `Connection`:
-ours replaces it, so the secret can leave the app."""
+ours replaces it, so the secret can leave the app.
+
+A key that has been replaced is remembered for a while (`overlap`): receivers do not change in the same instant, and one
+that answers 401 to the new key is asked once more with the old one.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from time import monotonic, time
+from typing import TYPE_CHECKING, Final, Protocol
 
 from outrider.model.messages import is_field_value
 
 if TYPE_CHECKING:
     from outrider.dataplane.attempt import Attempt
 
+# The share of its life after which a minted token is replaced.
+_RENEW_AT: Final = 0.8
+_MOST_TARGETS: Final = 256
+
 
 class Credential:
-    """A header with a secret value. The control plane replaces the value when its source changes."""
+    """A header with a secret value. The control plane replaces the value when its source changes. With `prefix`, the
+    value is what follows it, e.g. `Bearer `."""
 
-    __slots__ = ("_line", "_name", "owned")
+    __slots__ = ("_line", "_name", "_overlap", "_prefix", "_previous", "_previous_until", "old_uses", "owned", "ready")
 
-    def __init__(self, header: str, value: str) -> None:
+    def __init__(self, header: str, value: str = "", *, overlap: float = 0.0, prefix: str = "") -> None:
+        """`overlap` is in seconds. Without a value nothing is written until there is one."""
         self._name = header.encode()
+        self._prefix = prefix.encode()
         self.owned = frozenset((self._name.lower(),))
+        self._overlap = overlap
         self._line = b""
-        self.replace(value)
+        self._previous = b""
+        self._previous_until = 0.0
+        self.old_uses = 0  # calls that only the previous value got through
+        self.ready = False
+        if value:
+            self.replace(value)
 
     def replace(self, value: str) -> None:
         """Use this value from the next attempt on. Raises ValueError if it cannot stand in a header."""
         if not value or value != value.strip() or not is_field_value(value):
             raise ValueError("a credential must be one line of printable ASCII without spaces around it")
-        self._line = b"%b: %b\r\n" % (self._name, value.encode())
+        line = b"%b: %b%b\r\n" % (self._name, self._prefix, value.encode())
+        if line == self._line:
+            return
+        if self._line and self._overlap:
+            self._previous, self._previous_until = self._line, monotonic() + self._overlap
+        self._line = line
+        self.ready = True
+
+    def has_previous(self, now: float) -> bool:
+        """Whether there is an earlier value that a receiver may still want; `now` is monotonic seconds."""
+        return now < self._previous_until
 
     def stamp(self, attempt: Attempt) -> bytes:
+        if attempt.call.with_old_keys and attempt.started < self._previous_until:
+            self.old_uses += 1
+            return self._previous
         return self._line
 
     def __repr__(self) -> str:
         return f"Credential({self._name.decode()}: ***)"
+
+
+class Mint(Protocol):
+    """Makes a signed token for a target: `(audience, issued at, expires at)`, in Unix time."""
+
+    def __call__(self, audience: str, issued: int, expires: int) -> str: ...
+
+
+class TokenCredential:
+    """A short-lived token per target, minted when needed and kept for most of its life. `ttl` in seconds."""
+
+    __slots__ = ("_audience", "_clock", "_header", "_kept", "_mint", "_ttl", "owned", "ready")
+
+    def __init__(
+        self,
+        mint: Mint,
+        *,
+        audience: str,
+        ttl: float,
+        header: str = "authorization",
+        clock: Callable[[], float] = time,
+    ) -> None:
+        """`audience` may contain `{target}`."""
+        self._mint = mint
+        self._audience = audience
+        self._ttl = ttl
+        self._header = header.encode()
+        self._clock = clock
+        self._kept: dict[str, tuple[float, bytes]] = {}
+        self.owned = frozenset((self._header.lower(),))
+        self.ready = True
+
+    def replace(self, mint: Mint) -> None:
+        """Sign with another key from the next attempt on."""
+        self._mint = mint
+        self._kept.clear()
+
+    def has_previous(self, now: float) -> bool:
+        """A token is signed anew; nobody keeps the old one."""
+        return False
+
+    def stamp(self, attempt: Attempt) -> bytes:
+        target = attempt.call.route.cluster.name
+        now = self._clock()
+        kept = self._kept.get(target)
+        if kept is not None and now < kept[0]:
+            return kept[1]
+        token = self._mint(self._audience.replace("{target}", target), int(now), int(now + self._ttl))
+        line = b"%b: Bearer %b\r\n" % (self._header, token.encode())
+        if len(self._kept) >= _MOST_TARGETS:
+            self._kept.clear()
+        self._kept[target] = (now + self._ttl * _RENEW_AT, line)
+        return line

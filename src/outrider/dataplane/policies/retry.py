@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
 RETRY_HEADER: Final = b"x-outrider-retry"
 ATTEMPT_HEADER: Final = b"x-outrider-attempt"
+# Answers about the request that another try may yet turn into a good one.
+MAYBE_LATER: Final = frozenset((401, 409, 429))
 # Why a call is given up that must not be tried again by whoever called us either: otherwise every hop of a chain
 # multiplies the load on its end.
 TRIED_ENOUGH: Final = frozenset(("exhausted", "budget", "is_retry", "tried_below", "circuit_open"))
@@ -80,6 +82,12 @@ class Retry:
         cause = self._cause(attempt)
         if cause is None:
             return NOT_NEEDED
+        if cause == "401":
+            # Refused for our key, so nothing was done: once more with the key before this one, whatever the method.
+            if not call.may_repeat():
+                return Decision(None, "body_too_large")
+            call.with_old_keys = True
+            return Decision(0.0, cause)
         refusal = self._refusal(call, attempt)
         if refusal is not None:
             return Decision(None, refusal)
@@ -101,9 +109,14 @@ class Retry:
         status = result.status
         if status == 429:
             return "429" if parse_retry_after(result.retry_after) is not None else None
-        if status == 409 and (attempt.number > 1 or attempt.resent) and parse_retry_after(result.retry_after) is not None:
-            # The key of an earlier try of ours is still being worked on: its answer will be there soon.
-            return "409" if attempt.call.noted.get(b"idempotency-key") else None
+        if status == 401:
+            call = attempt.call
+            rotated = any(one.has_previous(attempt.answered) for one in call.route.credentials)
+            return "401" if rotated and not call.with_old_keys else None
+        if status == 409:
+            # The key of an earlier try of ours may still be worked on: its answer will be there soon.
+            asked = parse_retry_after(result.retry_after) is not None and attempt.call.noted.get(b"idempotency-key")
+            return "409" if asked and (attempt.number > 1 or attempt.resent) else None
         return str(status) if status in self.on_status else None
 
     def _refusal(self, call: Call, attempt: Attempt) -> str | None:

@@ -1,0 +1,161 @@
+"""Credentials that are not simply written down: minted tokens, tokens from an issuer (OAuth 2 client credentials, RFC
+6749 §4.4), and what a command prints."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shlex
+from collections.abc import Sequence
+from random import uniform
+from time import monotonic
+from typing import Any, Protocol
+
+from outrider.config.schema import Credential as CredentialConfig
+from outrider.config.schema import MintedJwt, OAuth2
+from outrider.dataplane.policies.credentials import Credential, Mint
+
+log = logging.getLogger("outrider")
+
+# The share of its life after which a token is fetched anew, and seconds between tries when that fails: first, and cap.
+_RENEW_AT = 0.8
+_AGAIN_FIRST, _AGAIN_LAST = 0.5, 30.0
+_TIMEOUT = 10.0
+_LARGEST = 64 * 1024
+_SHORTEST_LIFE = 10.0
+
+
+class FetchError(Exception):
+    """A source has not given a secret; the message says why, without the secret."""
+
+
+class Fetch(Protocol):
+    """Gets a secret: its value, and for how many seconds it is good."""
+
+    async def __call__(self) -> tuple[str, float]: ...
+
+
+def minter(jwt: MintedJwt, service: str, key: str) -> Mint:
+    """What signs tokens with this key. Raises ValueError if the key is not one for the algorithm."""
+    import jwt as pyjwt
+
+    issuer = jwt.issuer.replace("{service}", service)
+    headers = {"kid": jwt.kid} if jwt.kid is not None else None
+
+    def mint(audience: str, issued: int, expires: int) -> str:
+        claims: dict[str, Any] = {"iss": issuer, "sub": issuer, "aud": audience, "iat": issued, "exp": expires}
+        return pyjwt.encode({**claims, **jwt.claims}, key, algorithm=jwt.alg, headers=headers)
+
+    try:
+        mint("check", 0, 1)
+    except (pyjwt.PyJWTError, TypeError, ValueError) as error:
+        raise ValueError(f"the key does not fit {jwt.alg}: {error}") from None
+    return mint
+
+
+class Fetched:
+    """One credential that has to be fetched again and again. While its source fails, the last value stays in use."""
+
+    def __init__(self, name: str, credential: Credential, fetch: Fetch) -> None:
+        self.name = name
+        self.credential = credential
+        self._fetch = fetch
+        self.expires = 0.0  # monotonic seconds
+        self.failures = 0
+
+    async def first(self) -> float:
+        """Fetch once; in how many seconds to do it again."""
+        return await self.refresh()
+
+    async def watch(self, pause: float) -> None:
+        """Fetch ahead of expiry, until cancelled."""
+        while True:
+            await asyncio.sleep(pause)
+            pause = await self.refresh()
+
+    async def refresh(self) -> float:
+        """Fetch now. One fetch serves all calls that wait for it, as none of them starts one."""
+        try:
+            value, life = await self._fetch()
+            self.credential.replace(value)
+        except (FetchError, ValueError) as error:
+            self.failures += 1
+            if self.failures == 1 or not self.credential.ready:
+                left = max(0.0, self.expires - monotonic())
+                state = f"the last value is good for {left:.0f} s more" if left else "there is no value to use"
+                log.error("credential %s cannot be fetched: %s; %s", self.name, error, state)
+            return min(_AGAIN_LAST, _AGAIN_FIRST * 2.0 ** min(self.failures - 1, 10)) * uniform(0.8, 1.2)
+        self.failures = 0
+        self.expires = monotonic() + life
+        return max(_SHORTEST_LIFE / 2, life * _RENEW_AT) * uniform(0.9, 1.0)
+
+
+def fetch_oauth2(settings: OAuth2) -> Fetch:
+    """Asks the issuer for an access token."""
+
+    async def fetch() -> tuple[str, float]:
+        import aiohttp  # which takes longer to import than everything that starts before it is needed
+
+        form = {"grant_type": "client_credentials"}
+        if settings.scope is not None:
+            form["scope"] = settings.scope
+        if settings.audience is not None:
+            form["audience"] = settings.audience
+        auth = aiohttp.BasicAuth(settings.client_id, settings.client_secret)
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT)) as session,
+                session.post(settings.token_url, data=form, auth=auth, allow_redirects=False) as response,
+            ):
+                if response.status != 200:
+                    raise FetchError(f"{settings.token_url} answered {response.status}")
+                answer = await response.json(content_type=None)
+        except TimeoutError:
+            raise FetchError(f"{settings.token_url} did not answer in time") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise FetchError(f"{settings.token_url}: {error or type(error).__name__}") from None
+        token = answer.get("access_token") if isinstance(answer, dict) else None
+        if not isinstance(token, str) or not token:
+            raise FetchError(f"{settings.token_url} gave no access_token")
+        life = answer.get("expires_in", 300)
+        return token, max(_SHORTEST_LIFE, float(life) if isinstance(life, (int, float)) else 300.0)
+
+    return fetch
+
+
+def fetch_command(command: Sequence[str], every: float) -> Fetch:
+    """Runs a command, and takes what it prints."""
+    shown = shlex.join(command[:1])
+
+    async def fetch() -> tuple[str, float]:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+            )
+        except OSError as error:
+            raise FetchError(f"{shown}: {error.strerror}") from None
+        try:
+            output, _ = await asyncio.wait_for(process.communicate(), _TIMEOUT)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+            raise FetchError(f"{shown} did not end in time") from None
+        if process.returncode:
+            raise FetchError(f"{shown} failed with exit code {process.returncode}")
+        if len(output) > _LARGEST:
+            raise FetchError(f"{shown} printed more than {_LARGEST} bytes")
+        return output.decode("utf-8", "replace").strip(), every / _RENEW_AT
+
+    return fetch
+
+
+def fetched(name: str, config: CredentialConfig, credential: Credential) -> Fetched | None:
+    """The watch over a credential that has to be fetched; None for one that has not."""
+    if config.oauth2 is not None:
+        return Fetched(name, credential, fetch_oauth2(config.oauth2))
+    if config.command is not None:
+        return Fetched(name, credential, fetch_command(config.command, config.every))
+    return None
