@@ -183,7 +183,6 @@ async def test_what_never_got_there_may_be_tried_again() -> None:
         call, _ = await place.comes()
         if attempted:
             call.attempt = make_attempt(call, Failure(Kind.CONNECT_REFUSED, ""))
-            call.attempt.sent = False
         release(call, NEUTRAL)
         await place.policy.settle()
         assert place.store.entries == {}
@@ -193,7 +192,7 @@ async def test_what_never_got_there_may_be_tried_again() -> None:
 async def test_what_a_crash_left_behind(repeat: bool) -> None:
     """It may have been executed: only where the app knows repetitions itself is it executed again."""
     place = Place(repeat=repeat)
-    call, _ = await place.comes()
+    await place.comes()
     (name,) = place.store.entries
     place.store.entries[name] = Entry(place.store.entries[name].fingerprint, lost=True)
     _, verdict = await place.comes()
