@@ -127,7 +127,6 @@ LATER: dict[str, dict[str, Any]] = {
     "services.user.rate_limit.store": service(rate_limit={"rate": "5/s", "store": "redis"}),
     "services.user.routes[0].delivery": route(delivery="background"),
     "defaults.contract": top(defaults={"contract": {"request": "warn"}}),
-    "credentials.k.jwt": top(credentials={"k": {"header": "x-k", "value": "s", "jwt": {"alg": "HS256"}}}),
     **{f"services.user.url {url}": service(url=url) for url in ("consul+http://h", "k8s+http://h")},
 }
 

@@ -31,11 +31,22 @@ def test_what_cannot_stand_in_a_header_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match="one line of printable ASCII"):
         credential.replace(value)
     assert credential.stamp(make_attempt()) == b"x-api-key: good\r\n"
-    with pytest.raises(ValueError, match="one line of printable ASCII"):
-        Credential("x-api-key", value)
+    if value:
+        with pytest.raises(ValueError, match="one line of printable ASCII"):
+            Credential("x-api-key", value)
 
 
-@given(st.text(max_size=40))
+def test_without_a_value_nothing_is_written() -> None:
+    """Not even an empty header; from the first value on it is."""
+    credential = Credential("x-api-key")
+    assert not credential.ready
+    assert credential.stamp(make_attempt()) == b""
+    credential.replace("new")
+    assert credential.ready
+    assert credential.stamp(make_attempt()) == b"x-api-key: new\r\n"
+
+
+@given(st.text(min_size=1, max_size=40))
 def test_no_value_breaks_out_of_its_line(value: str) -> None:
     """Whatever a secret file holds, at most one line is written."""
     try:
