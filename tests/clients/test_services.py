@@ -54,21 +54,14 @@ def services(node_packages: Path) -> Iterator[tuple[int, int]]:
         process.kill()
 
 
-@pytest.fixture
-def http() -> Iterator[httpx.Client]:
-    """A client that goes where it is told."""
-    with httpx.Client(trust_env=False) as one:
-        yield one
-
-
 def config(services: tuple[int, int], more: str = "") -> str:
     express, fastify = services
     return CONFIG.format(api_key=API_KEY, token=TOKEN, express=express, fastify=fastify, more=more)
 
 
-def test_both_styles_of_middleware_are_satisfied(services: tuple[int, int], tmp_path: Path, http: httpx.Client) -> None:
+def test_both_styles_of_middleware_are_satisfied(services: tuple[int, int], tmp_path: Path) -> None:
     """With the configured credential each service lets the call in, and knows who calls; without one it does not."""
-    with running(tmp_path, config(services)) as outrider:
+    with running(tmp_path, config(services)) as outrider, httpx.Client(trust_env=False) as http:
         base = f"http://127.0.0.1:{outrider.port}"
         answer = http.get(f"{base}/users/internal/who", headers={"x-user-id": "42", "x-api-key": "the app's guess"})
         assert answer.json() == {
@@ -79,10 +72,10 @@ def test_both_styles_of_middleware_are_satisfied(services: tuple[int, int], tmp_
         assert http.get(f"{base}/bare/internal/who").status_code == 401
 
 
-def test_the_guard_agrees_with_the_middleware(services: tuple[int, int], tmp_path: Path, http: httpx.Client) -> None:
+def test_the_guard_agrees_with_the_middleware(services: tuple[int, int], tmp_path: Path) -> None:
     """Whatever a caller shows, guard and middleware come to the same status; a public path needs nothing."""
     more = INBOUND.format(express=services[0], api_key=API_KEY)
-    with running(tmp_path, config(services, more)) as outrider:
+    with running(tmp_path, config(services, more)) as outrider, httpx.Client(trust_env=False) as http:
         guarded = f"http://127.0.0.1:{outrider.ports['inbound.listen']}"
         direct = f"http://127.0.0.1:{services[0]}"
         named = {"x-service-name": "web", "x-service-id": "web-1"}
