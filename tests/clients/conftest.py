@@ -177,7 +177,8 @@ def way(request: pytest.FixtureRequest, outrider: Outrider) -> Way:
 
 @pytest.fixture(scope="session")
 def node_packages(request: pytest.FixtureRequest) -> Path:
-    """The folder with axios, ws, express and fastify, as the lock file has them; installed once, then kept in pytest's cache."""
+    """The folder with axios, ws, express and fastify, as the lock file has them; installed once, then kept in the cache
+    of pytest."""
     need("node", "npm")
     cache = request.config.cache
     assert cache is not None

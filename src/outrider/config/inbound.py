@@ -77,7 +77,7 @@ def _check_jwt(accept: Accept, document: Document, at: KeyPath) -> None:
 def _check_rules(inbound: Inbound, document: Document) -> None:
     """Rules that can never decide anything."""
     seen: list[tuple[str, str]] = []
-    protected = [PathPattern(f"* {path.lower()}") for path in inbound.protect]
+    protected = [PathPattern(f"* {path.lower().rstrip('/') or '/'}") for path in inbound.protect]
     headers = [accept for accept in inbound.accept if accept.header is not None]
     named = {name for one in inbound.accept if one.jwt for name in one.jwt.issuer}
     open_ended = bool(headers) or any(one.jwt and not one.jwt.issuer for one in inbound.accept)

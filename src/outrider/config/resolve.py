@@ -276,7 +276,7 @@ def _check_layers(config: Config, document: Document) -> None:
 def _check_credential(document: Document, name: str, credential: Credential) -> None:
     """A secret has one source, and a header where that does not go without saying."""
     at: KeyPath = ("credentials", name)
-    kinds = [kind for kind in ("value", "command", "jwt", "oauth2") if getattr(credential, kind) is not None]
+    kinds = [kind for kind in ("value", "command", "jwt", "oauth2") if (*at, kind) in document.marks]
     if len(kinds) != 1:
         found = " and ".join(kinds) or "none"
         document.complain(at, f"expected exactly one of value, command, jwt and oauth2, got {found}")

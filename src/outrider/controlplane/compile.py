@@ -301,7 +301,9 @@ class _Compiler:
             deadline=Deadline(timeout, min(policy.attempt_timeout, timeout)),
             context=Context(correlation.header.encode(), ID_FORMATS[correlation.generate]),
             mint_key=MintKey() if policy.retry is not None and policy.retry.idempotency_key is not None else None,
-            restore=Restore(self._out.contexts) if self._config.inbound is not None else None,
+            restore=Restore(self._out.contexts, correlation.header.lower().encode())
+            if self._config.inbound is not None
+            else None,
             headers=Headers(templates, policy.headers.remove),
             credentials=[self._out.credentials[name] for name in policy.auth],
             rate_limit=shared.once("rate_limit", own, lambda: self._rate_limit(policy)),

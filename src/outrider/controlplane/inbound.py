@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from outrider.dataplane.call import Call
 
 
+_SHORTEST = 32  # characters of a secret for HS256 (RFC 7518 §3.2)
+
+
 @dataclass(slots=True)
 class Guarded:
     """What the inbound pipeline is made of. `keys` and `tokens` are the proofs by their place under `accept`."""
@@ -59,10 +62,16 @@ def compile_guard(config: Config, inbound: Inbound) -> Guarded:
 def token_keys(alg: str, key: str) -> object:
     """What PyJWT takes for this algorithm: the secret, or the public key out of its PEM. Raises ValueError."""
     if alg == "HS256":
+        if len(key) < _SHORTEST or "-----BEGIN" in key:
+            raise ValueError(f"HS256 takes a secret of at least {_SHORTEST} characters")
         return key.encode()
+    from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
-    return load_pem_public_key(key.encode())
+    try:
+        return load_pem_public_key(key.encode())
+    except UnsupportedAlgorithm as error:
+        raise ValueError(str(error)) from None
 
 
 def inbound_rate(inbound: Inbound, workers: int, noted: set[bytes]) -> RateLimit | None:

@@ -46,7 +46,7 @@ class Call(Request):
     the call in and want to hear how it ended, the latest first. `aborted` says why the call must stop although the
     app is still there; `committed` that the head of an answer is on its way; `continued` that the app has been told
     100 Continue. `recorder` takes down an answer that may stand in for a later one; `caller` is who has proven to
-    call, and `context` what is kept of an inbound call for the app's own calls; `unstoppable` that it goes on to its
+    call, and `contexts` what is kept of inbound calls for the app's own ones; `unstoppable` that it goes on to its
     end even if the app leaves; `with_old_keys` that the target has not taken our present ones. `waited`, `paused` and
     `tunnelled` are the seconds spent on targets, in back-off or in a queue, and after the protocol was switched.
     `history` is None unless something other than one plain try happened.
@@ -60,7 +60,7 @@ class Call(Request):
         "body",
         "caller",
         "committed",
-        "context",
+        "contexts",
         "continued",
         "correlation_id",
         "deadline",
@@ -100,7 +100,7 @@ class Call(Request):
         self.history: list[str] | None = None
         self.recorder: Recorder | None = None
         self.caller = ""
-        self.context: Context | None = None
+        self.contexts: tuple[Context, ...] = ()
         self.label = "ok"
         self.status = 0
         self.failure: Failure | None = None

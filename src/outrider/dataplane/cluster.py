@@ -239,12 +239,13 @@ class Cluster:
                 fit.append(endpoint)
                 continue
             doubtful.append(endpoint)
-            if not endpoint.probing and now >= max(endpoint.out_until if endpoint.out else 0.0, endpoint.look_at):
+            look_at = max(endpoint.out_until if endpoint.out else 0.0, endpoint.look_at)
+            if not endpoint.probing and now >= look_at:
                 if repeatable < 0:
                     retry = call.route.retry
                     may = retry.max_retries > 0 and retry.repeatable(call) and call.may_repeat()
                     repeatable = int(may and retry.forbidden(call) is None)
-                if (repeatable or now >= endpoint.look_at + _NOBODY_ELSE) and not self._spare(endpoint):
+                if (repeatable or now >= look_at + _NOBODY_ELSE) and not self._spare(endpoint):
                     endpoint.probing = self.probe_given = True
                     return (endpoint,)
         if not fit:

@@ -21,12 +21,17 @@ _MOST_BYTES: Final = 8192  # of the fields of one call; a context is not a place
 
 
 class Context:
-    """Of one inbound call. `deadline` is monotonic seconds; `attempt` is what its caller said about retries."""
+    """Of one inbound call. `ids` are its correlation id and its trace id; `deadline` is monotonic seconds; `attempt` is
+    what its caller said about retries."""
 
-    __slots__ = ("attempt", "calls", "deadline", "fields", "ids")
+    __slots__ = ("attempt", "calls", "correlation_id", "deadline", "fields", "ids", "traceparent")
 
-    def __init__(self, ids: tuple[bytes, ...], fields: list[Field], deadline: float, attempt: bytes) -> None:
-        self.ids = ids
+    def __init__(
+        self, correlation_id: bytes, traceparent: bytes, fields: list[Field], deadline: float, attempt: bytes
+    ) -> None:
+        self.correlation_id = correlation_id
+        self.traceparent = traceparent
+        self.ids = tuple(dict.fromkeys((correlation_id, trace_id(traceparent))))
         self.fields = fields
         self.deadline = deadline
         self.attempt = attempt
@@ -61,14 +66,14 @@ class ContextStore:
             if not others:
                 del self._by_id[one]
 
-    def find(self, *ids: bytes) -> Context | None:
-        """The context that these ids stand for, if it is beyond doubt."""
+    def find(self, *ids: bytes) -> tuple[Context, ...]:
+        """The contexts that these ids stand for, the latest first; nothing if they are not all of one content."""
         for one in ids:
             found = self._by_id.get(one)
             if found:
-                first = found[0]
-                return first if all(other.fields == first.fields for other in found[1:]) else None
-        return None
+                alike = all(other.fields == found[0].fields for other in found)
+                return tuple(reversed(found)) if alike else ()
+        return ()
 
 
 class Keep:
@@ -88,21 +93,22 @@ class Keep:
         if sum(len(name) + len(value) for name, _, value in fields) > _MOST_BYTES:
             call.note("its context is too large to be kept for the app's own calls")
             fields = []
-        ids = tuple(dict.fromkeys((call.correlation_id, trace_id(call.traceparent))))
-        context = Context(ids, fields, call.deadline, call.noted.get(b"x-outrider-attempt", b""))
+        attempt = call.noted.get(b"x-outrider-attempt", b"")
+        context = Context(call.correlation_id, call.traceparent, fields, call.deadline, attempt)
         if self._store.keep(context):
-            call.context = context
+            call.contexts = (context,)
             call.permits = (self, *call.permits)
 
     def observe(self, call: Call, outcome: Outcome) -> None:
-        """The call is over. If its caller has left, nobody waits for what the app asks others on its behalf."""
-        context = call.context
-        if context is None:
-            return
-        self._store.drop(context)
-        if call.failure is not None and call.failure.kind is Kind.CANCELLED:
+        """The call is over. If its caller has left, nobody waits for what the app asks others on its behalf, unless
+        another call has the same ids."""
+        for context in call.contexts:
+            self._store.drop(context)
             for outbound in list(context.calls):
-                outbound.downstream.give_up(outbound, Failure(Kind.CANCELLED, "the caller of the app has left"))
+                outbound.contexts = tuple(one for one in outbound.contexts if one is not context)
+                left = call.failure is not None and call.failure.kind is Kind.CANCELLED
+                if left and not outbound.contexts:
+                    outbound.downstream.give_up(outbound, Failure(Kind.CALLER_LEFT, "the caller of the app has left"))
 
     def _travels(self, name: bytes) -> bool:
         if name in (b"baggage", b"tracestate"):
@@ -113,33 +119,52 @@ class Keep:
 class Restore:
     """Outbound: gives a call back what its inbound call came with, as far as the app has not said it itself."""
 
-    __slots__ = ("_store",)
+    __slots__ = ("_correlation", "_store")
 
-    def __init__(self, store: ContextStore) -> None:
+    def __init__(self, store: ContextStore, correlation: bytes) -> None:
+        """`correlation` is the name of the correlation header, lower case."""
         self._store = store
+        self._correlation = correlation
 
     def admit(self, call: Call) -> Failure | None:
         if not self._store.size:
             return None
-        context = self._store.find(call.correlation_id, trace_id(call.traceparent))
-        if context is None:
+        contexts = self._store.find(call.correlation_id, trace_id(call.traceparent))
+        if not contexts:
             return None
-        if context.deadline < call.deadline:
-            call.deadline = context.deadline
-            if call.deadline <= call.started:
+        latest = contexts[0]
+        deadline = max(context.deadline for context in contexts)
+        if deadline < call.deadline:
+            call.deadline = deadline
+            if deadline <= call.started:
                 return Failure(Kind.DEADLINE, "the time of the app's own caller is used up")
-        said = {lower for lower, _, _ in call.fields}
-        call.fields += [field for field in context.fields if field[0] not in said]
-        if context.attempt and b"x-outrider-attempt" not in call.noted:
-            call.noted[b"x-outrider-attempt"] = context.attempt
-        context.calls.add(call)
-        call.context = context
+        self._complete(call, latest)
+        for context in contexts:
+            context.calls.add(call)
+        call.contexts = contexts
         call.permits = (self, *call.permits)
         return None
 
     def observe(self, call: Call, outcome: Outcome) -> None:
-        if call.context is not None:
-            call.context.calls.discard(call)
+        for context in call.contexts:
+            context.calls.discard(call)
+
+    def _complete(self, call: Call, context: Context) -> None:
+        """Add what the app has not said."""
+        noted = call.noted
+        said = {lower for lower, _, _ in call.fields}
+        wanted = call.downstream.proxy.noted
+        for field in context.fields:
+            if field[0] not in said:
+                call.fields.append(field)
+                if field[0] in wanted:
+                    noted[field[0]] = field[2]
+        if self._correlation not in noted:
+            call.correlation_id = context.correlation_id
+        if b"traceparent" not in noted:
+            call.traceparent = context.traceparent
+        if context.attempt and b"x-outrider-attempt" not in noted:
+            noted[b"x-outrider-attempt"] = context.attempt
 
 
 def trace_id(traceparent: bytes) -> bytes:

@@ -91,11 +91,11 @@ def _certificate(secured: ssl.SSLObject) -> dict[str, Any]:
 
 
 def peer_names(secured: ssl.SSLObject) -> tuple[str, ...]:
-    """The names in the verified certificate of the other side: alternative names first, then the common name."""
+    """The DNS names and URIs in the verified certificate of the other side; without any, its common name."""
     shown = _certificate(secured)
-    names = [str(value) for _, value in shown.get("subjectAltName", ())]
-    for part in shown.get("subject", ()):
-        names += [str(value) for key, value in part if key == "commonName"]
+    names = [str(value) for kind, value in shown.get("subjectAltName", ()) if kind in ("DNS", "URI")]
+    if not shown.get("subjectAltName"):  # RFC 9525 §6.3: a common name beside alternative names says nothing
+        names = [str(value) for part in shown.get("subject", ()) for key, value in part if key == "commonName"]
     return tuple(dict.fromkeys(names))
 
 

@@ -18,7 +18,7 @@ class PathPattern:
             raise ValueError(f'expected METHOD /path, like "GET /users/{{id}}" or "* /internal/**", got "{text}"')
         self.text = text
         self._method = None if method == "*" else frozenset(method.encode().split(b"|"))
-        self._path = re.compile(_path_expression(path).encode())
+        self._path = re.compile(_path_expression(path).encode(), re.DOTALL)
 
     def matches(self, method: bytes, path: bytes) -> bool:
         """Whether a request with this method and this path (without query) is meant."""

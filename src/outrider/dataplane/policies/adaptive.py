@@ -17,6 +17,8 @@ _TOLERANCE: Final = 1.5
 # Seconds over which it becomes usual to be slower, and answers that are averaged to begin with.
 _HABIT: Final = 60.0
 _FIRST: Final = 100
+# What one answer weighs at most, also after a long silence.
+_AT_MOST: Final = 0.05
 # The weight of one adjustment in the limit.
 _STEP: Final = 0.2
 # What remains of the limit after a failure, and of the usual time when everything has become much faster.
@@ -46,13 +48,14 @@ class AdaptiveLimit:
             return int(self._limit)
         usual = self._usual
         self._known += 1
-        weight = 1.0 / self._known if self._known <= _FIRST else -math.expm1((self._learned_at - now) / _HABIT)
+        elapsed = max(0.0, now - self._learned_at)
+        weight = 1.0 / self._known if self._known <= _FIRST else min(_AT_MOST, -math.expm1(-elapsed / _HABIT))
         self._learned_at = max(self._learned_at, now)
-        usual += (seconds - usual) * max(0.0, weight)
+        usual += (seconds - usual) * weight
         if usual > 2.0 * seconds:
             usual *= _DRIFT
         self._usual = usual
-        if in_flight * 2 >= self._limit:  # otherwise it is not the limit that sets the pace
+        if self._known > _FIRST and in_flight * 2 >= self._limit:  # otherwise it is not the limit that sets the pace
             gradient = min(1.0, max(0.5, _TOLERANCE * usual / seconds))
             wanted = self._limit * gradient + math.sqrt(self._limit)
             self._limit = min(_MOST, max(_LEAST, self._limit + (wanted - self._limit) * _STEP))

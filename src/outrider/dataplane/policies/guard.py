@@ -8,13 +8,15 @@ headers that say who they are.
 from __future__ import annotations
 
 import hmac
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, Protocol
 
-from outrider.dataplane.readings import readings
+from outrider.dataplane.readings import MOST, readings
 from outrider.model.failure import Failure, Kind
+from outrider.model.messages import is_field_value
 from outrider.model.outcome import Outcome
 from outrider.model.patterns import PathPattern
 
@@ -23,6 +25,12 @@ if TYPE_CHECKING:
     from outrider.dataplane.call import Call
 
 CALLER_HEADER: Final = b"x-outrider-caller"
+# What some frameworks take for the real path or method: with these, one thing would be asked for and another one done
+# (CVE-2018-14773).
+_OTHER_PATHS: Final = frozenset((b"x-original-url", b"x-rewrite-url"))
+_OTHER_METHODS: Final = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
+# One label of a DNS name.
+_LABEL: Final = re.compile(r"[A-Za-z0-9_-]+")
 # Bytes of a name that is shown in a log: it comes from who has not proven anything.
 _SHOWN: Final = 64
 
@@ -103,10 +111,17 @@ class CertificateProof:
         if not shown:
             return "", "no_certificate"
         for name in shown:
-            for known in self._names:
-                if name == known or (known.startswith("*.") and name.partition(".")[2] == known[2:]):
-                    return name, ""
+            if is_field_value(name) and any(_certifies(known, name) for known in self._names):
+                return name, ""
         return "", "other_certificate"
+
+
+def _certifies(known: str, name: str) -> bool:
+    """Whether a name is the one that is wanted, or one label below it where that begins with `*.`."""
+    if not known.startswith("*."):
+        return name == known
+    label, dot, rest = name.partition(".")
+    return bool(dot) and rest == known[2:] and _LABEL.fullmatch(label) is not None
 
 
 class Rule:
@@ -118,7 +133,7 @@ class Rule:
         self._prefix = caller.endswith("*")
         self._caller = caller.removesuffix("*")
         method, _, path = match.partition(" ")
-        self.pattern = PathPattern(f"{method} {path.strip().lower()}")
+        self.pattern = PathPattern(f"{method} {without_slash(path)}")
 
     def allows(self, caller: str, method: bytes, path: bytes) -> bool:
         """Whether this rule lets the caller do that."""
@@ -142,15 +157,18 @@ class Guard:
         """`protect` are path patterns, `rules` None where any proven caller may do anything. `identity` are names of
         headers, or beginnings with `*`, that say who somebody is: from the unproven they are taken off."""
         self._proofs = tuple(proofs)
-        self._protected = tuple(PathPattern(f"* {path.lower()}") for path in protect)
+        self._protected = tuple(PathPattern(f"* {without_slash(path)}") for path in protect)
         self._rules = None if rules is None else tuple(rules)
-        self._identity = tuple(name.lower().encode() for name in identity)
-        self.owned = frozenset((CALLER_HEADER,)).union(*(proof.headers for proof in proofs))
+        self._identity = tuple(name.lower().replace("_", "-").encode() for name in identity)
+        taken = _OTHER_PATHS if rules is None else _OTHER_PATHS | _OTHER_METHODS
+        self.owned = frozenset((CALLER_HEADER, *taken)).union(*(proof.headers for proof in proofs))
         self.refused: Counter[str] = Counter()
         self.proven = self.public = 0
 
     def admit(self, call: Call) -> Failure | None:
         paths = readings(call.path)
+        if len(paths) >= MOST:
+            return self._refuse(call, Kind.BAD_REQUEST, "path_ambiguous", "the path can be read in too many ways")
         protected = any(pattern.matches(call.method, path) for pattern in self._protected for path in paths)
         caller, require, reason = self._proven(call)
         if not caller:
@@ -163,7 +181,7 @@ class Guard:
         self.proven += 1
         if not protected:
             return None
-        missing = [name.decode() for name in require if not call.noted.get(name, b"").strip()]
+        missing = [name.decode() for name in require if name in call.nominated or not call.noted.get(name, b"").strip()]
         if missing:
             return self._refuse(call, Kind.UNIDENTIFIED, "not_identified", f"missing headers: {', '.join(missing)}")
         if self._rules is not None and not all(
@@ -178,7 +196,10 @@ class Guard:
     def stamp(self, attempt: Attempt) -> bytes:
         """Who calls, for the app: ours to say, and nobody else's."""
         caller = attempt.call.caller
-        return b"%b: %b\r\n" % (CALLER_HEADER, caller.encode("ascii", "replace")) if caller else b""
+        if not caller:
+            return b""
+        shown = caller if is_field_value(caller) else "unnamed"  # it may come out of a header of the caller's
+        return b"%b: %b\r\n" % (CALLER_HEADER, shown.encode())
 
     def _proven(self, call: Call) -> tuple[str, tuple[bytes, ...], str]:
         """Who calls, and what else must be there; or why nobody knows."""
@@ -212,3 +233,8 @@ class Guard:
         return any(
             dashed.startswith(known[:-1]) if known.endswith(b"*") else dashed == known for known in self._identity
         )
+
+
+def without_slash(path: str) -> str:
+    """A pattern as readings are: in lower case, without a trailing slash."""
+    return path.strip().lower().rstrip("/") or "/"

@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 
 _KEYED: Final = frozenset((b"POST", b"PATCH"))
 _LONGEST_KEY: Final = 255
+# Answers below 500 that ask for another try: kept, they would be given to that one, too.
+_LATER: Final = frozenset((401, 408, 409, 425, 429))
+# What says on whose behalf a call is made, beside the headers the configuration calls identity.
+_USERS: Final = frozenset((b"authorization", b"cookie"))
+_NOT_IDENTITY: Final = frozenset((b"baggage", b"tracestate"))
 _COME_BACK: Final = 1.0  # seconds
 # Seconds that the app may take to the end of a call, whatever its caller's deadline.
 _TO_THE_END: Final = 300.0
@@ -112,13 +117,13 @@ class Idempotency:
     async def _ask(self, call: Call, key: bytes) -> Failure | Reply | None:
         fingerprint = await _fingerprint(call)
         scope = blake2b(digest_size=24)
-        for part in (call.caller.encode(), call.method, call.path, key):
+        for part in (call.caller.encode(), call.method, call.path, key, *_on_behalf_of(call)):
             scope.update(b"%d:%b" % (len(part), part))
         name = scope.digest()
         # From here a caller that leaves would leave an entry behind that nobody works on.
         call.unstoppable = call.body is None or call.body.complete
         try:
-            known = await self._store.begin(name, fingerprint)
+            known = await self._begin(name, fingerprint)
             if known is not None and known.lost and self._repeat and known.fingerprint == fingerprint:
                 await self._store.forget(name)
                 known = await self._store.begin(name, fingerprint)
@@ -136,6 +141,19 @@ class Idempotency:
         call.permits = (permit, *call.permits)
         call.recorder = Recorder(self._max_answer, permit.answered)
         return None
+
+    async def _begin(self, name: bytes, fingerprint: bytes) -> Entry | None:
+        """Take the key. A call that is cancelled meanwhile gives it back."""
+        asking = asyncio.ensure_future(self._store.begin(name, fingerprint))
+        try:
+            return await asyncio.shield(asking)
+        except asyncio.CancelledError:
+            asking.add_done_callback(lambda begun: self._give_back(name, begun))
+            raise
+
+    def _give_back(self, name: bytes, begun: Future[Entry | None]) -> None:
+        if not begun.cancelled() and begun.exception() is None and begun.result() is None:
+            self.keep(name, None)
 
     def _again(self, known: Entry, fingerprint: bytes) -> Failure | Reply:
         if known.fingerprint != fingerprint:
@@ -196,13 +214,27 @@ class Permit:
     def observe(self, call: Call, outcome: Outcome) -> None:
         attempt = call.attempt
         entry = self._entry
-        if entry is not None and entry.status < 500:
+        if entry is not None and entry.status < 500 and entry.status not in _LATER:
             self._owner.keep(self._name, entry)
         elif entry is not None or attempt is None or not attempt.admitted or attempt.unsent:
             self._owner.keep(self._name, None)  # failed, or never got there
         else:
             # It was handed to the app, and nobody heard the end: the caller left, or the answer broke off.
             self._owner.keep(self._name, Entry(self._fingerprint, lost=True))
+
+
+def _on_behalf_of(call: Call) -> list[bytes]:
+    """The user of a call, as far as its headers say: two users of one caller may have the same key."""
+    parts: list[bytes] = []
+    for context in call.contexts:
+        for name, _, value in context.fields:
+            if name not in _NOT_IDENTITY:
+                parts += (name, value)
+    owned = call.route.owned
+    for name, _, value in call.fields:
+        if name in _USERS and name not in owned:
+            parts += (name, value)
+    return parts
 
 
 async def _fingerprint(call: Call) -> bytes:

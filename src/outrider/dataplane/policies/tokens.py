@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
+
+from outrider.model.messages import is_field_value
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
@@ -62,7 +64,7 @@ class TokenProof:
         self._issuers = frozenset(issuers)
         self._leeway = leeway
         self._clock = clock
-        self._remembered: OrderedDict[bytes, tuple[str, float]] = OrderedDict()
+        self._remembered: OrderedDict[bytes, tuple[str, float, float]] = OrderedDict()
         self.require = tuple(name.lower().encode() for name in require)
         self.headers = frozenset() if forward else frozenset((b"authorization",))
         self.unknown_key: Callable[[], None] = _nobody  # hears of a `kid` that is not among the keys
@@ -87,7 +89,7 @@ class TokenProof:
         if len(token) > _LARGEST:
             return "", "token_too_large"
         known = self._remembered.get(token)
-        if known is not None and self._clock() < known[1]:
+        if known is not None and self._clock() < known[1] and monotonic() < known[2]:
             return known[0], ""
         return self._check(token)
 
@@ -98,7 +100,9 @@ class TokenProof:
             header = jwt.get_unverified_header(token)
             if header.get("alg") != self._alg:
                 return "", "token_algorithm"
-            key = self._keys.get(header.get("kid"), self._keys.get(None))
+            key = self._keys.get(header.get("kid"))
+            if key is None and self._keys.keys() == {None}:
+                key = self._keys[None]  # there is only one, whatever it is called
             if key is None:
                 self.unknown_key()
                 return "", "token_unknown_key"
@@ -110,6 +114,7 @@ class TokenProof:
                 leeway=self._leeway,
                 options={"require": ["exp", "aud", "iss"]},
             )
+            expires = float(claims["exp"])
         except jwt.ExpiredSignatureError:
             return "", "token_expired"
         except jwt.ImmatureSignatureError:
@@ -120,17 +125,21 @@ class TokenProof:
             return "", "token_signature"
         except jwt.MissingRequiredClaimError:
             return "", "token_incomplete"
-        except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
+        except (jwt.PyJWTError, ValueError, TypeError, RecursionError, OverflowError):
             return "", "token_malformed"
         issuer = claims["iss"]
-        if not isinstance(issuer, str) or not issuer or (self._issuers and issuer not in self._issuers):
+        if (
+            not isinstance(issuer, str)
+            or not issuer
+            or not is_field_value(issuer)
+            or (self._issuers and issuer not in self._issuers)
+        ):
             return "", "token_issuer"
-        self._remember(token, issuer, float(claims["exp"]))
+        self._remember(token, issuer, expires)
         return issuer, ""
 
     def _remember(self, token: bytes, issuer: str, expires: float) -> None:
-        now = self._clock()
-        self._remembered[token] = (issuer, min(now + _REMEMBER, expires + self._leeway))
+        self._remembered[token] = (issuer, expires + self._leeway, monotonic() + _REMEMBER)
         if len(self._remembered) > _MOST_REMEMBERED:
             self._remembered.popitem(last=False)
 
