@@ -198,8 +198,8 @@ def _compare(case: Case, reference: Reader, answered: Answered, seen: list[Seen]
 
 
 def _find(asked: list[Message], got: Message, at: int) -> int | None:
-    """Which of the requests of the app this is: a later one than the last, or the same once more."""
-    numbers: list[int] = [*range(at + 1, len(asked)), at]
+    """Which of the requests of the app this is: the last one once more, or a later one."""
+    numbers: list[int] = [at, *range(at + 1, len(asked))]
     for number in numbers:
         if number >= 0 and _same_request(asked[number], got):
             return number

@@ -50,7 +50,7 @@ def readings(path: bytes) -> frozenset[bytes]:
 
 
 def _comparable(path: bytes) -> bytes:
-    return path.lower().rstrip(b"/") or b"/"
+    return path.strip().lower().rstrip(b"/") or b"/"
 
 
 def _resolved(path: bytes) -> bytes:
