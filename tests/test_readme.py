@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 CONFIGURATIONS = dict(re.findall(r"<!-- executed: (\S+) -->\n```yaml\n(.*?)```", README, re.S))
-ENVIRONMENT = os.environ | {"SERVICE_API_KEY": "a-key-of-this-platform"}
+ENVIRONMENT = os.environ | {"SERVICE_API_KEY": "a-key-of-this-platform-0123456789"}
 
 
 def outrider(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -31,14 +31,14 @@ def test_every_configuration_shown_is_sound(name: str, tmp_path: Path) -> None:
 
 def test_every_yaml_block_is_executed() -> None:
     """No configuration in the README escapes the test above."""
-    assert README.count("```yaml") == len(CONFIGURATIONS) == 2
+    assert README.count("```yaml") == len(CONFIGURATIONS) == 3
 
 
 def test_the_two_commands_are_verbs_of_the_makefile() -> None:
     """`make demo` and `make test` stand in the README, and make knows both, with every other verb it documents."""
     assert "make demo" in README
     assert "make test" in README
-    for verb in ("demo", "test", "lint", "bench", "docs"):
+    for verb in ("demo", "test", "lint", "bench", "chaos", "docs"):
         found = subprocess.run(["make", "-n", verb], cwd=ROOT, capture_output=True, text=True, timeout=30)
         assert found.returncode == 0, found.stderr
 

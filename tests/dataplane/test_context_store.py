@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -16,6 +17,8 @@ from outrider.model.outcome import NEUTRAL, SUCCESS
 from tests.fakes import make_call
 
 IDENTITY = (b"x-user-*", b"x-tenant")
+CORRELATION = b"x-correlation-id"
+NOTED = frozenset((CORRELATION, b"traceparent", b"x-outrider-attempt", b"x-tenant"))  # x-user-* is not needed
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 OTHER_TRACE = "00112233445566778899aabbccddeeff"
 
@@ -30,7 +33,7 @@ class Place:
     def __init__(self, most: int = 100) -> None:
         self.store = ContextStore(most)
         self.keep = Keep(self.store, IDENTITY)
-        self.restore = Restore(self.store)
+        self.restore = Restore(self.store, CORRELATION)
         self.given_up: list[tuple[Call, Failure]] = []
         self.traces = 0
 
@@ -42,7 +45,9 @@ class Place:
         call.correlation_id = correlation.encode()
         self.traces += 1
         call.traceparent = traceparent(trace or f"{self.traces:032x}")  # new where there was none
-        cast(Any, call.downstream).give_up = lambda *what: self.given_up.append(what)
+        app = cast(Any, call.downstream)
+        app.proxy = SimpleNamespace(noted=NOTED)
+        app.give_up = lambda *what: self.given_up.append(what)
         return call
 
     def comes_in(self, correlation: str = "c1", trace: str = TRACE, **parts: Any) -> Call:
@@ -56,6 +61,12 @@ class Place:
         call = self.call(correlation, trace, **parts)
         assert self.restore.admit(call) is None
         return call
+
+
+def kept(inbound: Call) -> Context:
+    """What is kept of an inbound call: one context, its own."""
+    (context,) = inbound.contexts
+    return context
 
 
 def values(call: Call, name: str) -> list[bytes]:
@@ -138,6 +149,37 @@ def test_what_comes_back_to_one_call_is_not_shared() -> None:
     assert place.goes_out().fields == [(b"x-user-id", b"X-User-Id", b"7")]
 
 
+@pytest.mark.parametrize(("correlation", "trace"), [("made up", TRACE), ("c1", "")])
+def test_an_id_that_the_app_has_not_sent_comes_back(correlation: str, trace: str) -> None:
+    """One of the two is enough to be heard with both: log lines and traces of the next service belong together."""
+    place = Place()
+    inbound = place.comes_in()
+    call = place.goes_out(correlation, trace)
+    assert (call.correlation_id, call.traceparent) == (inbound.correlation_id, inbound.traceparent)
+
+
+@pytest.mark.parametrize(
+    ("correlation", "trace", "sent"), [("own", TRACE, CORRELATION), ("c1", OTHER_TRACE, b"traceparent")]
+)
+def test_an_id_that_the_app_has_sent_stays(correlation: str, trace: str, sent: bytes) -> None:
+    """Its word about an id holds as about any other header."""
+    place = Place()
+    place.comes_in()
+    call = place.call(correlation, trace)
+    said = (call.correlation_id, call.traceparent)
+    call.noted[sent] = said[sent == b"traceparent"]
+    assert place.restore.admit(call) is None
+    assert (call.correlation_id, call.traceparent)[sent == b"traceparent"] == said[sent == b"traceparent"]
+
+
+def test_what_comes_back_is_noted_where_policies_want_it() -> None:
+    """Keys of limits, routes and stored answers see what comes back as if the app had sent it, and nothing else."""
+    place = Place()
+    place.comes_in(headers={**USER, "x-tenant": "t"})
+    assert place.goes_out().noted == {b"x-tenant": b"t"}
+    assert place.goes_out(headers={"x-tenant": "u"}).noted == {b"x-tenant": b"u"}
+
+
 # ---------------------------------------------------------------- time
 
 
@@ -168,8 +210,7 @@ def test_no_time_is_left() -> None:
     assert failure is not None
     assert failure.kind is Kind.DEADLINE
     assert call.permits == ()
-    assert inbound.context is not None
-    assert not inbound.context.calls
+    assert not kept(inbound).calls
 
 
 # ---------------------------------------------------------------- retries
@@ -201,7 +242,7 @@ def test_ambiguous_ids_restore_nothing(other: dict[str, str]) -> None:
     second = place.comes_in(headers=other)
     call = place.goes_out()
     assert call.fields == []
-    assert call.context is None
+    assert call.contexts == ()
     place_ends(place, second)
     assert values(place.goes_out(), "x-user-id") == [b"7"]
     place_ends(place, first)
@@ -244,6 +285,37 @@ def test_of_several_one_that_leaves_takes_nothing_from_the_others() -> None:
     assert place.given_up == []
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_of_several_the_last_that_leaves_takes_the_calls_along(order: tuple[int, int]) -> None:
+    """Nobody with these ids waits any more, whoever of them went first."""
+    place = Place()
+    callers = [place.comes_in(headers=USER), place.comes_in(headers=USER)]
+    call = place.goes_out()
+    hangs_up(place, callers[order[0]])
+    assert place.given_up == []
+    hangs_up(place, callers[order[1]])
+    assert [(given, failure.kind) for given, failure in place.given_up] == [(call, Kind.CALLER_LEFT)]
+
+
+def test_of_several_the_last_that_is_answered_gives_nothing_up() -> None:
+    """One has hung up, the other has got its answer: what the app does after that is its own affair."""
+    place = Place()
+    first, second = place.comes_in(headers=USER), place.comes_in(headers=USER)
+    place.goes_out()
+    hangs_up(place, first)
+    place_ends(place, second)
+    assert place.given_up == []
+
+
+def test_all_that_match_are_found_the_latest_first() -> None:
+    """An outbound call knows everybody it may be for."""
+    place = Place()
+    inbound = [place.comes_in(headers=USER) for _ in range(3)]
+    found = place.store.find(b"c1")
+    assert found == tuple(kept(call) for call in reversed(inbound))
+    assert place.goes_out().contexts == found
+
+
 # ---------------------------------------------------------------- bounds
 
 
@@ -252,11 +324,11 @@ def test_it_is_bounded() -> None:
     place = Place(most=2)
     calls = [place.comes_in(f"c{number}", f"{number:032x}", headers=USER) for number in range(3)]
     assert (place.store.size, place.store.left_out) == (2, 1)
-    assert calls[2].context is None
+    assert calls[2].contexts == ()
     assert calls[2].permits == ()
     assert place.goes_out("c2", f"{2:032x}").fields == []
     place_ends(place, calls[0])
-    assert place.comes_in("c3").context is not None
+    assert place.comes_in("c3").contexts != ()
 
 
 def test_a_large_context_is_not_kept() -> None:
@@ -308,9 +380,8 @@ def test_who_leaves_takes_the_apps_calls_along() -> None:
     place.goes_out("c2")
     hangs_up(place, inbound)
     assert {call for call, _ in place.given_up} == set(mine)
-    assert {failure.kind for _, failure in place.given_up} == {Kind.CANCELLED}
-    assert other.context is not None
-    assert len(other.context.calls) == 1
+    assert {failure.kind for _, failure in place.given_up} == {Kind.CALLER_LEFT}
+    assert len(kept(other).calls) == 1
 
 
 def test_calls_that_are_over_are_not_given_up() -> None:
@@ -349,8 +420,7 @@ def test_an_outbound_call_outlives_its_inbound_one() -> None:
     outbound = place.goes_out()
     place_ends(place, inbound)
     place_ends(place, outbound)
-    assert inbound.context is not None
-    assert not inbound.context.calls
+    assert not kept(inbound).calls
 
 
 def test_the_id_of_a_trace() -> None:
@@ -376,13 +446,15 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(correlation=st.sampled_from("abcd"), trace=st.sampled_from(["", "1" * 32, "2" * 32]))
     def goes_out(self, correlation: str, trace: str) -> None:
-        call = self.place.goes_out(correlation, trace)
+        call = self.place.call(correlation, trace)
+        ids = {call.correlation_id, trace_id(call.traceparent)}  # before they are completed
+        assert self.place.restore.admit(call) is None
         self.outbound.append(call)
-        live = [one for one in self.inbound if one.context is not None]
+        live = [one for one in self.inbound if one.contexts]
         users = {
             value
             for one in live
-            if {one.correlation_id, trace_id(one.traceparent)} & {call.correlation_id, trace_id(call.traceparent)}
+            if {one.correlation_id, trace_id(one.traceparent)} & ids
             for value in values(one, "x-user-id")
         }
         restored = values(call, "x-user-id")
@@ -395,9 +467,9 @@ class AnyOrder(RuleBasedStateMachine):
     @rule(data=st.data(), hung_up=st.booleans())
     def inbound_ends(self, data: st.DataObject, hung_up: bool) -> None:
         call = self.inbound.pop(data.draw(st.integers(0, len(self.inbound) - 1)))
+        alone = {outbound for outbound in self.outbound if outbound.contexts and outbound.contexts == call.contexts}
         (hangs_up if hung_up else place_ends)(self.place, call)
-        for given, _ in self.place.given_up:
-            assert given in self.outbound
+        assert {given for given, _ in self.place.given_up} == (alone if hung_up else set())
         for given in {given for given, _ in self.place.given_up}:
             self.outbound.remove(given)
             release(given, NEUTRAL)
@@ -414,7 +486,7 @@ class AnyOrder(RuleBasedStateMachine):
         if not hasattr(self, "place"):
             return
         store = self.place.store
-        live = [call.context for call in self.inbound if call.context is not None]
+        live = [context for call in self.inbound for context in call.contexts]
         assert store.size == len(live) <= store._most
         assert set(store._by_id) == {one for context in live for one in context.ids}
         kept = [context for contexts in store._by_id.values() for context in contexts]
@@ -426,14 +498,14 @@ class AnyOrder(RuleBasedStateMachine):
         if not hasattr(self, "place"):
             return
         for call in self.inbound:
-            if call.context is not None:
-                assert call.context.calls <= set(self.outbound)
+            for context in call.contexts:
+                assert context.calls <= set(self.outbound)
 
     def teardown(self) -> None:
         """In the end nothing is left."""
         if not hasattr(self, "place"):
             return
-        contexts: list[Context] = [call.context for call in self.inbound if call.context is not None]
+        contexts: list[Context] = [context for call in self.inbound for context in call.contexts]
         for call in (*self.inbound, *self.outbound):
             place_ends(self.place, call)
         assert (self.place.store.size, self.place.store._by_id) == (0, {})
