@@ -104,6 +104,11 @@ class App:
         pauses = await runtime.secrets.first()
         for one, pause in zip(runtime.secrets.fetched, pauses, strict=True):
             self._upkeep.append(asyncio.create_task(one.watch(pause)))
+        if runtime.compiled.guarded is not None and runtime.compiled.guarded.key_sets:
+            jwks = importlib.import_module("outrider.controlplane.jwks")
+            for source, alg, proof in runtime.compiled.guarded.key_sets:
+                key_set = jwks.KeySet(source, alg, proof)
+                self._upkeep.append(asyncio.create_task(key_set.watch(await key_set.look())))
         if runtime.compiled.idempotency is not None:
             store = runtime.compiled.idempotency[1]
             await store.open()

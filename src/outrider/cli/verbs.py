@@ -14,6 +14,7 @@ _VERBS = {
     "wait": "Hold the app back until the sidecar is ready.",
     "drain": "Finish what is in flight, then stop, as SIGTERM does.",
     "circuits": "Show the circuits, or hold one open or closed by hand.",
+    "keys": "Show the secrets by name and age, or read them again now.",
     "fault": "Make a service fail on purpose, for a while.",
     "demo": "Show on a small booking system what Outrider does.",
     "version": "Print the version.",

@@ -6,10 +6,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import shlex
+from base64 import b64encode
 from collections.abc import Sequence
 from random import uniform
 from time import monotonic
 from typing import Any, Protocol
+from urllib.parse import quote_plus
 
 from outrider.config.schema import Credential as CredentialConfig
 from outrider.config.schema import MintedJwt, OAuth2
@@ -101,11 +103,11 @@ def fetch_oauth2(settings: OAuth2) -> Fetch:
             form["scope"] = settings.scope
         if settings.audience is not None:
             form["audience"] = settings.audience
-        auth = aiohttp.BasicAuth(settings.client_id, settings.client_secret)
+        headers = {"authorization": f"Basic {_basic(settings.client_id, settings.client_secret)}"}
         try:
             async with (
                 aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT)) as session,
-                session.post(settings.token_url, data=form, auth=auth, allow_redirects=False) as response,
+                session.post(settings.token_url, data=form, headers=headers, allow_redirects=False) as response,
             ):
                 if response.status != 200:
                     raise FetchError(f"{settings.token_url} answered {response.status}")
@@ -121,6 +123,11 @@ def fetch_oauth2(settings: OAuth2) -> Fetch:
         return token, max(_SHORTEST_LIFE, float(life) if isinstance(life, (int, float)) else 300.0)
 
     return fetch
+
+
+def _basic(name: str, secret: str) -> str:
+    """Both form-encoded, then as RFC 7617 has it (RFC 6749 §2.3.1)."""
+    return b64encode(f"{quote_plus(name)}:{quote_plus(secret)}".encode()).decode()
 
 
 def fetch_command(command: Sequence[str], every: float) -> Fetch:

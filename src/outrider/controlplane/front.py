@@ -115,9 +115,10 @@ def admin_front(config: Config, workers: Workers) -> web.Application:
         return web.Response(status=202, text="draining\n" if number is signal.SIGTERM else "stopping\n")
 
     app = web.Application(middlewares=[admin_guard(config)])
-    for path in ("/api/v1/status", "/api/v1/circuits", "/api/v1/faults", "/config"):
+    for path in ("/api/v1/status", "/api/v1/circuits", "/api/v1/faults", "/api/v1/keys", "/config"):
         app.router.add_get(path, look)
     app.router.add_post("/api/v1/circuits/{name}/{action}", order)
+    app.router.add_post("/api/v1/keys/rotate", order)
     app.router.add_post("/api/v1/faults", order)
     app.router.add_delete("/api/v1/faults", order)
     for path in ("/-/drain", "/-/quit", "/quitquitquit"):

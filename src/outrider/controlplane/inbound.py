@@ -33,6 +33,7 @@ class Guarded:
     guard: Guard
     noted: set[bytes] = field(default_factory=set)
     keys: dict[int, KeyProof] = field(default_factory=dict)
+    key_sets: list[tuple[str, str, TokenProof]] = field(default_factory=list)  # source, algorithm
     tokens: dict[int, TokenProof] = field(default_factory=dict)
 
 
@@ -41,6 +42,7 @@ def compile_guard(config: Config, inbound: Inbound) -> Guarded:
     noted = {b"x-service-name"}
     keys: dict[int, KeyProof] = {}
     tokens: dict[int, TokenProof] = {}
+    key_sets: list[tuple[str, str, TokenProof]] = []
     proofs: list[Proof] = []
     salt = secrets.token_bytes(32)
     for index, accept in enumerate(inbound.accept):
@@ -52,11 +54,13 @@ def compile_guard(config: Config, inbound: Inbound) -> Guarded:
             proofs.append(proof)
         elif accept.jwt is not None:
             proofs.append(tokens.setdefault(index, _tokens(config, accept)))
+            if accept.jwt.jwks is not None:
+                key_sets.append((accept.jwt.jwks, accept.jwt.alg, tokens[index]))
         elif accept.certificate is not None:
             proofs.append(CertificateProof(accept.certificate))
     rules = None if inbound.allow is None else [Rule(rule.caller, rule.match) for rule in inbound.allow]
     guard = Guard(proofs, protect=inbound.protect, rules=rules, identity=inbound.identity)
-    return Guarded(guard, noted, keys, tokens)
+    return Guarded(guard, noted, keys, key_sets, tokens)
 
 
 def token_keys(alg: str, key: str) -> object:

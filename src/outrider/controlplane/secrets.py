@@ -7,7 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from time import time
+from time import monotonic, time
 
 from outrider.config.interpolate import interpolate
 from outrider.config.resolve import Resolved
@@ -45,6 +45,7 @@ class Secrets:
         templates = resolved.document.templates
         self.sources: dict[str, Source] = {}
         self.fetched: list[Fetched] = []
+        self._credentials = credentials
         for name, credential in credentials.items():
             config = resolved.credentials[name]
             if isinstance(credential, TokenCredential):
@@ -126,6 +127,33 @@ class Secrets:
             return
         source.value, source.since, source.complained = value, time(), False
         log.info("credential %s was replaced", name)
+
+    def shown(self) -> dict[str, dict[str, object]]:
+        """All of them, by name: where they come from and how old they are."""
+        now = time()
+        found: dict[str, dict[str, object]] = {}
+        for name, source in self.sources.items():
+            credential = self._credentials.get(name)
+            found[name] = {
+                "source": "watched" if source.template is not None else "fixed",
+                "age_seconds": round(now - source.since, 1),
+                "old_uses": credential.old_uses if isinstance(credential, Credential) else 0,
+            }
+        for one in self.fetched:
+            found[one.name] = {
+                "source": "fetched",
+                "expires_in_seconds": round(max(0.0, one.expires - monotonic()), 1),
+                "failures": one.failures,
+                "old_uses": one.credential.old_uses,
+            }
+        return found
+
+    async def rotate(self) -> None:
+        """Read all of them now."""
+        for name, source in self.sources.items():
+            if source.template is not None:
+                self.refresh(name, source)
+        await asyncio.gather(*(one.refresh() for one in self.fetched))
 
     def ages(self) -> dict[str, float]:
         """Seconds since each credential took its present value."""

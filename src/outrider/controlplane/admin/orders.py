@@ -1,4 +1,4 @@
-"""What changes something: circuits held open or closed, faults made on purpose."""
+"""What changes something: circuits held open or closed, keys read again, faults made on purpose."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ ACTIONS = ("open", "close", "reset")
 
 
 def add_orders(app: web.Application, runtime: Runtime) -> None:
-    """Add the routes; the lab ends with the application."""
-    lab = FaultLab({cluster.name: cluster for cluster in runtime.compiled.clusters})
+    """Add all of them."""
+    _add_faults(app, runtime)
 
     async def circuits(request: web.Request) -> web.Response:
         return web.json_response({"circuits": {one.name: shown(one) for one in runtime.compiled.breakers}})
@@ -37,6 +37,21 @@ def add_orders(app: web.Application, runtime: Runtime) -> None:
         else:
             breaker.reset()
         return web.json_response({"circuits": {breaker.name: shown(breaker)}})
+
+    async def keys(request: web.Request) -> web.Response:
+        if request.method == "POST":
+            await runtime.secrets.rotate()
+        return web.json_response({"keys": runtime.secrets.shown()})
+
+    app.router.add_get("/api/v1/circuits", circuits)
+    app.router.add_post(f"/api/v1/circuits/{{name}}/{{action:{'|'.join(ACTIONS)}}}", order_circuit)
+    app.router.add_get("/api/v1/keys", keys)
+    app.router.add_post("/api/v1/keys/rotate", keys)
+
+
+def _add_faults(app: web.Application, runtime: Runtime) -> None:
+    """The fault lab, which ends with the application."""
+    lab = FaultLab({cluster.name: cluster for cluster in runtime.compiled.clusters})
 
     async def faults(request: web.Request) -> web.Response:
         return web.json_response({"faults": [fault.shown() for fault in lab.faults]})
@@ -60,8 +75,6 @@ def add_orders(app: web.Application, runtime: Runtime) -> None:
     async def close_lab(_: web.Application) -> None:
         await lab.close()
 
-    app.router.add_get("/api/v1/circuits", circuits)
-    app.router.add_post(f"/api/v1/circuits/{{name}}/{{action:{'|'.join(ACTIONS)}}}", order_circuit)
     app.router.add_get("/api/v1/faults", faults)
     app.router.add_post("/api/v1/faults", begin_fault)
     app.router.add_delete("/api/v1/faults", end_faults)

@@ -1,0 +1,181 @@
+"""Keys that change while calls go on: files, key sets, issuers, and the old key for those who still want it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from time import time
+
+import aiohttp
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+
+from tests.integration.conftest import Outrider
+from tests.integration.harness import (
+    Action,
+    Exchange,
+    Sidecar,
+    Target,
+    eventually,
+    exchange,
+    get,
+    plain,
+    request,
+    response,
+)
+
+OLD, NEW = "old-key-0123456789abcdef0123456789", "new-key-0123456789abcdef0123456789"
+
+
+def wants(*keys: str) -> Action:
+    """A target that takes these keys and no others."""
+
+    async def act(one: Exchange) -> None:
+        await one.body()
+        await one.send(response(200 if one.request.get("x-api-key") in keys else 401))
+
+    return act
+
+
+async def rotate(proxy: Sidecar) -> dict[str, dict[str, object]]:
+    """Have all keys read again; what `outrider keys` shows."""
+    async with aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{proxy.admin}/api/v1/keys/rotate"
+        async with session.post(url, headers={"x-outrider": "1"}) as answer:
+            assert answer.status == 200
+            shown: dict[str, dict[str, object]] = (await answer.json())["keys"]
+            return shown
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_receiver_that_is_late_gets_the_old_key(outrider: Outrider, tmp_path: Path, method: str) -> None:
+    """After a rotation a 401 is asked again with the key before, whatever the method, once, and it is counted."""
+    file = tmp_path / "key"
+    file.write_text(OLD)
+    text = f"credentials: {{ k: {{ header: x-api-key, value: '${{file:{file}}}' }} }}\n"
+    async with Target(wants(OLD)) as target:
+        async with outrider(text + f"services: {{ user: {{ url: '{target.url}', auth: k }} }}") as proxy:
+            data = request(method, "/user/x", b"charge" if method == "POST" else None)
+            assert (await exchange(proxy.port, data)).status == 200
+            file.write_text(NEW)
+            assert (await rotate(proxy))["k"]["source"] == "watched"
+            assert (await exchange(proxy.port, data)).status == 200
+            assert [seen.get("x-api-key") for seen in target.seen] == [OLD, NEW, OLD]
+            assert (await rotate(proxy))["k"]["old_uses"] == 1
+            target.script(wants(NEW))
+            assert (await exchange(proxy.port, data)).status == 200
+            target.script(wants())
+            assert (await exchange(proxy.port, data)).status == 401
+            assert len(target.seen) == 6
+
+
+async def test_rotating_every_key_under_load_fails_no_call(outrider: Outrider, tmp_path: Path) -> None:
+    """Sender and guard change their keys one after the other, in either order, while calls go on: not one 401."""
+    sent, taken, next_ = (tmp_path / name for name in ("sent", "taken", "next"))
+    for file, value in ((sent, OLD), (taken, OLD), (next_, "")):
+        file.write_text(value)
+    guard = f"""
+inbound:
+  listen: 127.0.0.1:0
+  app: '%s'
+  accept: [ {{ header: x-api-key, values: ['${{file:{taken}}}', '${{file:{next_}:-}}'] }} ]
+services: {{ other: 'http://127.0.0.1:9' }}
+"""
+    async with Target(plain()) as app, outrider(guard % app.url) as receiver:
+        port = receiver.app.ports["inbound.listen"]
+        text = f"credentials: {{ k: {{ header: x-api-key, value: '${{file:{sent}}}' }} }}\n"
+        text += f"services: {{ user: {{ url: 'http://127.0.0.1:{port}', auth: k, retry: false }} }}"
+        (tmp_path / "caller").mkdir()
+        async with outrider(text) as caller:
+            statuses: list[int] = []
+            stop = asyncio.Event()
+
+            async def load() -> None:
+                while not stop.is_set():
+                    statuses.append((await exchange(caller.port, get("/user/x"))).status)
+
+            running = [asyncio.create_task(load()) for _ in range(8)]
+            for file, value, who in (
+                (next_, NEW, receiver),  # the guard takes both
+                (sent, NEW, caller),
+                (taken, NEW, receiver),  # the old one is gone
+                (sent, OLD, caller),  # too early: the guard does not know it any more
+                (sent, NEW, caller),
+            ):
+                before = len(statuses)
+                file.write_text(value)
+                await rotate(who)
+                await eventually(lambda before=before: len(statuses) > before + 40, "calls go on")
+            stop.set()
+            await asyncio.gather(*running)
+    assert set(statuses) == {200}
+
+
+async def test_tokens_are_checked_with_a_key_set(outrider: Outrider, tmp_path: Path) -> None:
+    """A key that is added to the set is known within moments; one that is removed proves nothing any more."""
+    first, second = generate_private_key(SECP256R1()), generate_private_key(SECP256R1())
+    file = tmp_path / "keys.json"
+
+    def publish(**keys: object) -> None:
+        algorithm = jwt.algorithms.ECAlgorithm
+        listed = [{**json.loads(algorithm.to_jwk(key.public_key())), "kid": kid} for kid, key in keys.items()]  # type: ignore[attr-defined]
+        file.write_text(json.dumps({"keys": listed}))
+
+    def token(key: object, kid: str) -> str:
+        claims = {"iss": "booking", "aud": "booking", "exp": time() + 60}
+        return jwt.encode(claims, key, "ES256", {"kid": kid})  # type: ignore[arg-type]
+
+    publish(a=first)
+    text = f"""
+inbound:
+  listen: 127.0.0.1:0
+  app: '%s'
+  accept: [ {{ jwt: {{ alg: ES256, jwks: {file}, audience: "{{service}}" }} }} ]
+services: {{ other: 'http://127.0.0.1:9' }}
+"""
+    async with Target(plain()) as app, outrider(text % app.url) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+
+        async def status(key: object, kid: str) -> int:
+            return (await exchange(inbound, get("/x", f"Authorization: Bearer {token(key, kid)}"))).status
+
+        assert await status(first, "a") == 200
+        assert await status(second, "b") == 401
+        publish(b=second)
+
+        async def changed() -> None:
+            while await status(second, "b") != 200:
+                await asyncio.sleep(0.02)
+
+        await asyncio.wait_for(changed(), 3)
+        assert await status(first, "a") == 401
+        assert app.seen[0].get("authorization") is None
+        assert app.seen[0].get("x-outrider-caller") == "booking"
+
+
+async def test_an_issuer_that_fails_breaks_no_call(outrider: Outrider, tmp_path: Path) -> None:
+    """A token is fetched once for all calls; while the issuer fails, the one there is stays in use."""
+
+    async def issue(one: Exchange) -> None:
+        assert b"grant_type=client_credentials" in await one.body()
+        body = b'{"access_token":"t%d","expires_in":3600}' % len(issuer.seen)
+        await one.send(response(200, body))
+
+    async with Target(issue) as issuer, Target(plain()) as target:
+        text = f"""
+credentials:
+  k: {{ oauth2: {{ token_url: '{issuer.url}/token', client_id: me, client_secret: s3cret }} }}
+services: {{ user: {{ url: '{target.url}', auth: k }} }}
+"""
+        async with outrider(text) as proxy:
+            for _ in range(5):
+                assert (await exchange(proxy.port, get("/user/x"))).status == 200
+            assert {seen.get("authorization") for seen in target.seen} == {"Bearer t1"}
+            assert len(issuer.seen) == 1
+            issuer.script(plain(500))
+            proxy.expected_errors.append("credential k cannot be fetched")
+            await rotate(proxy)
+            await exchange(proxy.port, get("/user/x"))
+            assert target.seen[-1].get("authorization") == "Bearer t1"
