@@ -110,12 +110,14 @@ def test_back_again(tmp_path: Path, key: Path, caplog: pytest.LogCaptureFixture)
     """A file that comes back is used again, and the next trouble is told again."""
     secrets = make(tmp_path, f"${{file:{key}}}")
     key.unlink()
-    refresh(secrets)
+    for _ in range(2):  # the first look may have come in the middle of a change
+        refresh(secrets)
     replace(key, "second")
     refresh(secrets)
     assert line(secrets) == b"x-key: second\r\n"
     key.unlink()
-    refresh(secrets)
+    for _ in range(2):
+        refresh(secrets)
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 2
 
 

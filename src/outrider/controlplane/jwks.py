@@ -19,6 +19,7 @@ _URL_EVERY = 300.0
 # Seconds between two looks that unknown keys can ask for: anybody can invent those.
 _ON_DEMAND_EVERY = 30.0
 _AGAIN = 5.0
+_BEING_WRITTEN = 2  # looks in a row: the first one may have come in the middle of a change
 _TIMEOUT = 3.0
 _LARGEST = 1 << 20
 
@@ -31,7 +32,7 @@ class KeySet:
         self._alg = alg
         self._proof = proof
         self._seen = b""
-        self._failing = False
+        self._failures = 0
         self._wanted = asyncio.Event()
         self._looked = 0.0
         proof.unknown_key = self._wanted.set
@@ -47,11 +48,11 @@ class KeySet:
                 self._seen = data
                 log.info("%s has %d keys for %s", self._source, len(keys), self._alg)
         except (OSError, ValueError, TimeoutError) as error:
-            if not self._failing:
+            self._failures += 1
+            if self._failures == (1 if self._is_url() else _BEING_WRITTEN):
                 log.error("the key set %s cannot be used: %s; the last keys stay", self._source, error or "no answer")
-            self._failing = True
-            return _AGAIN
-        self._failing = False
+            return _AGAIN if self._is_url() else _FILE_EVERY
+        self._failures = 0
         return _URL_EVERY if self._is_url() else _FILE_EVERY
 
     async def watch(self, pause: float) -> None:

@@ -22,6 +22,7 @@ log = logging.getLogger("outrider")
 
 # Seconds between looks. Orchestrators replace mounted secrets by renaming, so contents are compared, not times.
 _INTERVAL = 1.0
+_BEING_WRITTEN = 2  # looks in a row: the first one may have come in the middle of a change
 
 
 @dataclass(slots=True)
@@ -33,7 +34,7 @@ class Source:
     template: str | None
     value: str = field(repr=False)
     since: float
-    complained: bool = False
+    failures: int = 0  # looks in a row at which it could not be used
 
 
 class Secrets:
@@ -117,15 +118,15 @@ class Secrets:
         try:
             value = interpolate(source.template, os.environ)
             if value == source.value:
-                source.complained = False
+                source.failures = 0
                 return
             source.use(value)
         except ValueError as error:
-            if not source.complained:
+            source.failures += 1
+            if source.failures == _BEING_WRITTEN:
                 log.error("credential %s keeps its last value: %s", name, error)
-                source.complained = True
             return
-        source.value, source.since, source.complained = value, time(), False
+        source.value, source.since, source.failures = value, time(), 0
         log.info("credential %s was replaced", name)
 
     def shown(self) -> dict[str, dict[str, object]]:
