@@ -25,7 +25,18 @@ class Credential:
     """A header with a secret value. The control plane replaces the value when its source changes. With `prefix`, the
     value is what follows it, e.g. `Bearer `."""
 
-    __slots__ = ("_line", "_name", "_overlap", "_prefix", "_previous", "_previous_until", "old_uses", "owned", "ready")
+    __slots__ = (
+        "_line",
+        "_name",
+        "_overlap",
+        "_prefix",
+        "_previous",
+        "_previous_until",
+        "old_uses",
+        "owned",
+        "ready",
+        "replaced_at",
+    )
 
     def __init__(self, header: str, value: str = "", *, overlap: float = 0.0, prefix: str = "") -> None:
         """`overlap` is in seconds. Without a value nothing is written until there is one."""
@@ -38,6 +49,7 @@ class Credential:
         self._previous_until = 0.0
         self.old_uses = 0  # calls that only the previous value got through
         self.ready = False
+        self.replaced_at = 0.0  # monotonic seconds
         if value:
             self.replace(value)
 
@@ -50,6 +62,8 @@ class Credential:
             return
         if self._line and self._overlap:
             self._previous, self._previous_until = self._line, monotonic() + self._overlap
+        if self._line:
+            self.replaced_at = monotonic()
         self._line = line
         self.ready = True
 
@@ -76,7 +90,7 @@ class Mint(Protocol):
 class TokenCredential:
     """A short-lived token per target, minted when needed and kept for most of its life. `ttl` in seconds."""
 
-    __slots__ = ("_audience", "_clock", "_header", "_kept", "_mint", "_ttl", "owned", "ready")
+    __slots__ = ("_audience", "_clock", "_header", "_kept", "_mint", "_ttl", "owned", "ready", "replaced_at")
 
     def __init__(
         self,
@@ -96,6 +110,7 @@ class TokenCredential:
         self._kept: dict[str, tuple[float, bytes]] = {}
         self.owned = frozenset((self._header.lower(),))
         self.ready = True
+        self.replaced_at = 0.0
 
     def replace(self, mint: Mint) -> None:
         """Sign with another key from the next attempt on."""

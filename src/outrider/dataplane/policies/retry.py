@@ -86,7 +86,10 @@ class Retry:
             # Refused for our key, so nothing was done: once more with the key before this one, whatever the method.
             if not call.may_repeat():
                 return Decision(None, "body_too_large")
-            call.with_old_keys = True
+            # A key that was replaced while this attempt was under way has not been shown yet.
+            unseen = any(one.replaced_at > attempt.started for one in call.route.credentials)
+            if not unseen or attempt.number > 1:
+                call.with_old_keys = True
             return Decision(0.0, cause)
         refusal = self._refusal(call, attempt)
         if refusal is not None:
