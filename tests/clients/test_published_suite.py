@@ -30,6 +30,12 @@ PROXY_AUTHORIZATION = (
     "Proxy-Authorization is for the first proxy on the way, not for the target (RFC 9110 §11.7.2): Outrider is that"
     " proxy, and keeps it to itself as it does all fields of a single hop (§7.6.1)"
 )
+# These come out differently only when the machine is busy.
+SOMETIMES = {
+    # It expects each read to give one chunk of the target's; chunks are between two neighbours (RFC 9112 §7.1),
+    # and those that arrive together leave together.
+    "TestConnectionPool::test_stream_keepalive",
+}
 ADDED_FIELDS = (
     "the test compares all fields that the target saw from the n-th on; a proxy adds Via (RFC 9110 §7.6.3) and Outrider"
     " its context, and writes Content-Length itself, so that fields of different names change places, which has no"
@@ -202,7 +208,7 @@ def test_a_published_suite_comes_out_the_same(suite: Suite, work: Path, tmp_path
         assert outrider.metric("outrider_internal_errors_total") == 0
     passed = sum(outcome == "passed" for outcome in expected.values())
     print(f"{suite.name} {suite.version}: {passed} of {len(expected)} tests passed direct, {calls:.0f} calls through")
-    different = {test for test in expected.keys() | found.keys() if expected.get(test) != found.get(test)}
+    different = {test for test in expected.keys() | found.keys() if expected.get(test) != found.get(test)} - SOMETIMES
     unexplained = different - suite.different.keys()
     assert not unexplained, "\n".join(
         f"{test}: {expected.get(test)} direct, {through.told(test)}" for test in unexplained

@@ -210,7 +210,9 @@ class Exchange:
         return self.request.body
 
     async def send(self, data: bytes) -> None:
-        """These bytes, now."""
+        """These bytes, now. Raises ConnectionError if nobody is there any more."""
+        if self.writer.is_closing():
+            raise ConnectionResetError
         self.writer.write(data)
         await self.writer.drain()
 

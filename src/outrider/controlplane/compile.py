@@ -157,7 +157,8 @@ class _Compiler:
                 made[name] = TokenCredential(mint, audience=audience, ttl=credential.jwt.ttl, header=header)
             else:
                 prefix = "Bearer " if credential.oauth2 is not None else ""
-                made[name] = Credential(header, credential.value or "", overlap=credential.overlap, prefix=prefix)
+                overlap = credential.overlap if credential.oauth2 is None else 0.0  # an issuer's tokens just end
+                made[name] = Credential(header, credential.value or "", overlap=overlap, prefix=prefix)
         return made
 
     def _service(self, declared: EffectiveService) -> Service:

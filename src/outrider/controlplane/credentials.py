@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+import os
 import shlex
+import signal
 from base64 import b64encode
 from collections.abc import Sequence
+from contextlib import suppress
 from random import uniform
 from time import monotonic
 from typing import Any, Protocol
@@ -24,7 +28,9 @@ _RENEW_AT = 0.8
 _AGAIN_FIRST, _AGAIN_LAST = 0.5, 30.0
 _TIMEOUT = 10.0
 _LARGEST = 64 * 1024
-_SHORTEST_LIFE = 10.0
+_SHORTEST_PAUSE = 0.5
+_REAPED_WITHIN = 1.0  # seconds from SIGKILL
+_USUAL_LIFE, _LONGEST_LIFE = 300.0, 30 * 86400.0
 
 
 class FetchError(Exception):
@@ -40,18 +46,19 @@ class Fetch(Protocol):
 def minter(jwt: MintedJwt, service: str, key: str) -> Mint:
     """What signs tokens with this key. Raises ValueError if the key is not one for the algorithm."""
     import jwt as pyjwt
+    from cryptography.exceptions import UnsupportedAlgorithm
 
     issuer = jwt.issuer.replace("{service}", service)
     headers = {"kid": jwt.kid} if jwt.kid is not None else None
 
     def mint(audience: str, issued: int, expires: int) -> str:
         claims: dict[str, Any] = {"iss": issuer, "sub": issuer, "aud": audience, "iat": issued, "exp": expires}
-        return pyjwt.encode({**claims, **jwt.claims}, key, algorithm=jwt.alg, headers=headers)
+        return pyjwt.encode({**jwt.claims, **claims}, key, algorithm=jwt.alg, headers=headers)
 
     try:
         mint("check", 0, 1)
-    except (pyjwt.PyJWTError, TypeError, ValueError) as error:
-        raise ValueError(f"the key does not fit {jwt.alg}: {error}") from None
+    except (pyjwt.PyJWTError, TypeError, ValueError, AttributeError, UnsupportedAlgorithm):
+        raise ValueError(f"the key is not one that signs with {jwt.alg}") from None
     return mint
 
 
@@ -87,9 +94,11 @@ class Fetched:
                 state = f"the last value is good for {left:.0f} s more" if left else "there is no value to use"
                 log.error("credential %s cannot be fetched: %s; %s", self.name, error, state)
             return min(_AGAIN_LAST, _AGAIN_FIRST * 2.0 ** min(self.failures - 1, 10)) * uniform(0.8, 1.2)
+        if self.failures:
+            log.info("credential %s is fetched again", self.name)
         self.failures = 0
         self.expires = monotonic() + life
-        return max(_SHORTEST_LIFE / 2, life * _RENEW_AT) * uniform(0.9, 1.0)
+        return max(_SHORTEST_PAUSE, life * _RENEW_AT * uniform(0.9, 1.0))
 
 
 def fetch_oauth2(settings: OAuth2) -> Fetch:
@@ -111,18 +120,35 @@ def fetch_oauth2(settings: OAuth2) -> Fetch:
             ):
                 if response.status != 200:
                     raise FetchError(f"{settings.token_url} answered {response.status}")
-                answer = await response.json(content_type=None)
+                data = b""
+                async for piece in response.content.iter_any():
+                    data += piece
+                    if len(data) > _LARGEST:
+                        raise FetchError(f"{settings.token_url} answered more than {_LARGEST} bytes")
+            return _token(data)
         except TimeoutError:
             raise FetchError(f"{settings.token_url} did not answer in time") from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
             raise FetchError(f"{settings.token_url}: {error or type(error).__name__}") from None
-        token = answer.get("access_token") if isinstance(answer, dict) else None
-        if not isinstance(token, str) or not token:
-            raise FetchError(f"{settings.token_url} gave no access_token")
-        life = answer.get("expires_in", 300)
-        return token, max(_SHORTEST_LIFE, float(life) if isinstance(life, (int, float)) else 300.0)
 
     return fetch
+
+
+def _token(data: bytes) -> tuple[str, float]:
+    """The token in an issuer's answer, and for how many seconds it is good. Raises ValueError."""
+    try:
+        answer = json.loads(data)
+    except ValueError:
+        raise ValueError("its answer is not JSON") from None
+    token = answer.get("access_token") if isinstance(answer, dict) else None
+    if not isinstance(token, str) or not token:
+        raise ValueError("it gave no access_token")
+    life = answer.get("expires_in", _USUAL_LIFE)
+    try:
+        seconds = float(life)  # some issuers write it in quotes
+    except (TypeError, ValueError, OverflowError):
+        seconds = _USUAL_LIFE
+    return token, seconds if 0 < seconds < _LONGEST_LIFE else _USUAL_LIFE
 
 
 def _basic(name: str, secret: str) -> str:
@@ -141,19 +167,28 @@ def fetch_command(command: Sequence[str], every: float) -> Fetch:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
+                start_new_session=True,  # so that it can be ended with all that it has started
             )
         except OSError as error:
             raise FetchError(f"{shown}: {error.strerror}") from None
+        assert process.stdout is not None
         try:
-            output, _ = await asyncio.wait_for(process.communicate(), _TIMEOUT)
+            output = b""
+            async with asyncio.timeout(_TIMEOUT):
+                while piece := await process.stdout.read(_LARGEST):
+                    output += piece
+                    if len(output) > _LARGEST:
+                        raise FetchError(f"{shown} printed more than {_LARGEST} bytes")
+                await process.wait()
         except TimeoutError:
-            process.kill()
-            await process.wait()
             raise FetchError(f"{shown} did not end in time") from None
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            with suppress(TimeoutError):  # whoever has left the group may hold the output open
+                await asyncio.wait_for(process.wait(), _REAPED_WITHIN)
         if process.returncode:
             raise FetchError(f"{shown} failed with exit code {process.returncode}")
-        if len(output) > _LARGEST:
-            raise FetchError(f"{shown} printed more than {_LARGEST} bytes")
         return output.decode("utf-8", "replace").strip(), every / _RENEW_AT
 
     return fetch

@@ -54,6 +54,7 @@ class Memory:
         self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc; others give back by themselves
         self._least = 0
         self._crowd = 0
+        self._again = False
 
     async def watch(self, connections: Callable[[], int]) -> None:
         """Look again and again, until cancelled."""
@@ -65,11 +66,12 @@ class Memory:
         """Trim if much more is held than was once enough, and most of the crowd has gone."""
         self._least = min(self._least or held, held)
         self._crowd = max(self._crowd, connections)
-        if self._trim is None or connections * 2 > self._crowd or held - self._least < self._WORTH_IT:
+        gone = connections * 2 <= self._crowd and connections < self._crowd
+        if self._trim is None or not (gone or self._again) or held - self._least < self._WORTH_IT:
             return False
         self._trim(0)
+        self._again = gone  # once more at the next look: what was just leaving may have been left out
         self._crowd = connections
-        self._least = resident()
         return True
 
 

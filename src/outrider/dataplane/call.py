@@ -156,6 +156,8 @@ async def carry(call: Call) -> None:
     finally:
         if call.attempt is not None:
             call.attempt.seal(NEUTRAL)  # in case nobody has sealed it
+        for context in call.contexts:
+            context.calls.discard(call)
         if call.route is not route:
             call.route = route  # another service has stood in; the call is still this one's
         release(call, outcome)
@@ -282,6 +284,9 @@ def forward(call: Call, response: Response) -> Outcome:
     if call.recorder is not None:
         call.recorder.add(response.pieces)
     outcome = SUCCESS if status < 400 else classify(status)
+    if call.with_old_keys and status != 401:
+        for credential in call.route.credentials:
+            credential.old_uses += 1
     if outcome is FAILURE:
         call.label = "upstream_error"
     elif call.attempts > 1 and call.label == "ok":
@@ -373,7 +378,10 @@ async def degraded(call: Call, fallback: Fallback, result: Response | Failure) -
     home, last = call.route, call.attempt
     if not fallback.elsewhere or not may_go_elsewhere(call) or (isinstance(result, Response) and not result.complete):
         return result  # the rest of a broken-off answer could not be had any more once its connection is given up
+    contexts = call.contexts
     release(call, give_up_on(call, result))
+    for context in contexts:
+        context.calls.add(call)  # whose caller may still leave
     call.failure = None
     for service in fallback.elsewhere:
         if call.upgrade or monotonic() >= call.deadline or (service.confined and climbs(call.path)):
@@ -381,6 +389,7 @@ async def degraded(call: Call, fallback: Fallback, result: Response | Failure) -
         call.note(f"asking {service.name} in place of {home.cluster.name}")
         call.route = service.route_for(call.method, call.path)
         call.tried = ()
+        call.with_old_keys = False
         if not await let_in(call, call.route.policies[FOR_EVERY_CALL:]):
             release(call, NEUTRAL)
             continue

@@ -104,7 +104,8 @@ class Keep:
         another call has the same ids."""
         for context in call.contexts:
             self._store.drop(context)
-            for outbound in list(context.calls):
+            outbounds, context.calls = list(context.calls), set()
+            for outbound in outbounds:
                 outbound.contexts = tuple(one for one in outbound.contexts if one is not context)
                 left = call.failure is not None and call.failure.kind is Kind.CANCELLED
                 if left and not outbound.contexts:

@@ -80,6 +80,7 @@ class Upstream:
         "_poll",
         "_reading_paused",
         "_received",
+        "_refusal",
         "_seam",
         "_sink",
         "_stale_parser",
@@ -132,6 +133,7 @@ class Upstream:
         self._nominated = NO_NAMES
         self._closing = False  # the target has announced that it will close
         self._interims: list[Response] = []
+        self._refusal = ""  # why the target has ended the connection before anything was sent
         self._clean = True  # no byte has arrived that belongs to no exchange
         self._collected: list[bytes] = []
         self._sink: ResponseSink | None = None
@@ -156,7 +158,10 @@ class Upstream:
         if due < self.wake:
             self._timers.arm(self, due)
         if not self.alive:
-            self._fail(Kind.RESET, "the target closed the connection without answering")
+            if self._refusal:
+                self._fail(Kind.TLS_ALERT, self._refusal)
+            else:
+                self._fail(Kind.RESET, "the target closed the connection without answering")
             self.settled = True
 
     def write(self, data: bytes) -> None:
@@ -340,8 +345,9 @@ class Upstream:
         if self._tunnel is not None:
             self._tunnel.lost(self)
         elif refused_our_certificate(exc):
+            self._refusal = f"{self._endpoint.name} does not accept our certificate (tls.cert): {exc}"
             if self.attempt is not None and not self._received:
-                self._fail(Kind.TLS_ALERT, f"{self._endpoint.name} does not accept our certificate (tls.cert): {exc}")
+                self._fail(Kind.TLS_ALERT, self._refusal)
                 self._settle()
         else:
             self._broken("reset the connection" if exc else "closed the connection")

@@ -7,6 +7,7 @@ that answers 401 to the new key is asked once more with the old one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from time import monotonic, time
 from typing import TYPE_CHECKING, Final, Protocol
@@ -73,7 +74,6 @@ class Credential:
 
     def stamp(self, attempt: Attempt) -> bytes:
         if attempt.call.with_old_keys and attempt.started < self._previous_until:
-            self.old_uses += 1
             return self._previous
         return self._line
 
@@ -90,7 +90,18 @@ class Mint(Protocol):
 class TokenCredential:
     """A short-lived token per target, minted when needed and kept for most of its life. `ttl` in seconds."""
 
-    __slots__ = ("_audience", "_clock", "_header", "_kept", "_mint", "_ttl", "owned", "ready", "replaced_at")
+    __slots__ = (
+        "_audience",
+        "_clock",
+        "_header",
+        "_kept",
+        "_mint",
+        "_ttl",
+        "old_uses",
+        "owned",
+        "ready",
+        "replaced_at",
+    )
 
     def __init__(
         self,
@@ -107,10 +118,11 @@ class TokenCredential:
         self._ttl = ttl
         self._header = header.encode()
         self._clock = clock
-        self._kept: dict[str, tuple[float, bytes]] = {}
+        self._kept: dict[str, tuple[float, float, float, bytes]] = {}
         self.owned = frozenset((self._header.lower(),))
         self.ready = True
         self.replaced_at = 0.0
+        self.old_uses = 0
 
     def replace(self, mint: Mint) -> None:
         """Sign with another key from the next attempt on."""
@@ -123,13 +135,16 @@ class TokenCredential:
 
     def stamp(self, attempt: Attempt) -> bytes:
         target = attempt.call.route.cluster.name
-        now = self._clock()
         kept = self._kept.get(target)
-        if kept is not None and now < kept[0]:
-            return kept[1]
-        token = self._mint(self._audience.replace("{target}", target), int(now), int(now + self._ttl))
+        now, moment = self._clock(), monotonic()
+        # By both clocks: one that is set back must not keep a token that seems to be from the future.
+        if kept is not None and kept[0] <= now < kept[1] and moment < kept[2]:
+            return kept[3]
+        issued, expires = math.floor(now), math.ceil(now + self._ttl)
+        token = self._mint(self._audience.replace("{target}", target), issued, expires)
         line = b"%b: Bearer %b\r\n" % (self._header, token.encode())
         if len(self._kept) >= _MOST_TARGETS:
             self._kept.clear()
-        self._kept[target] = (now + self._ttl * _RENEW_AT, line)
+        life = self._ttl * _RENEW_AT
+        self._kept[target] = (issued, now + life, moment + life, line)
         return line
