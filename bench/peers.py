@@ -28,6 +28,7 @@ class Peer:
     port: int
     path: str = "/user"
     environment: dict[str, str] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)  # of every request
     workers_below: bool = False  # the process that works is a child of the one that is started
 
 

@@ -106,7 +106,10 @@ def load(peer: Peer, connections: int, path: str, seconds: float) -> dict[str, i
     """Run wrk against a proxy and take its numbers."""
     url = f"http://127.0.0.1:{peer.port}{peer.path}{path}"
     script = str(Path(__file__).with_name("report.lua"))
-    command = [find("wrk") or "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", script, url]
+    command = [find("wrk") or "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "-s", script]
+    for name, value in peer.headers.items():
+        command += ["-H", f"{name}: {value}"]
+    command.append(url)
     output = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, check=True).stdout
     line = next(line for line in output.splitlines() if line.startswith("REPORT "))
     said: dict[str, int] = json.loads(line.removeprefix("REPORT "))

@@ -1,0 +1,85 @@
+"""What the guard costs: CPU per request of the inbound path, with everything checked, beside the outbound path.
+
+Both are ports of one process, measured in turns, so that each round's ratio is taken under the same conditions.
+
+    python bench/guard.py [--rounds 9] [--seconds 1]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import statistics
+import subprocess
+
+from before import measure
+from peers import KEY, TARGET_PORT, Peer, target_config
+from run import load, start, wait_for
+from setup import WORK, compiled_outrider, find, measured_python, system_tools
+
+PORT = 19160
+CONNECTIONS = (16, 64)
+CONFIG = f"""
+service: booking-service
+instance: booking-1
+listen: 127.0.0.1:{PORT}
+admin: {{ listen: 127.0.0.1:{PORT + 1} }}
+telemetry: {{ listen: 127.0.0.1:{PORT + 2} }}
+credentials:
+  key: {{ header: x-api-key, value: {KEY} }}
+inbound:
+  listen: 127.0.0.1:{PORT + 3}
+  app: http://127.0.0.1:{TARGET_PORT}
+  accept: [ {{ header: x-api-key, values: [{KEY}, {KEY[::-1]}x], require: [x-service-name, x-service-id] }} ]
+  allow: [ {{ caller: web, match: "GET /**" }} ]
+  rate_limit: {{ rate: 1000000/s, key: caller }}
+  max_in_flight: 1024
+services:
+  user: {{ url: "http://127.0.0.1:{TARGET_PORT}", auth: key, rate_limit: 1000000/s, max_in_flight: 1024 }}
+"""
+SHOWN = {"x-api-key": KEY, "x-service-name": "web", "x-service-id": "web-1"}
+
+
+def main() -> None:
+    """Measure, print the ratios."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    options = parser.parse_args()
+    system_tools()
+    compiled_outrider()
+    file = WORK / "guard.yaml"
+    file.write_text(CONFIG)
+    command = [measured_python(), "-m", "outrider", "run", "-c", str(file)]
+    # Both lanes send the same headers, so that what is parsed and passed on differs by what the guard does.
+    outbound = Peer("outbound", command, PORT, headers=SHOWN)
+    guard = Peer("guard", command, PORT + 3, path="", headers=SHOWN)
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        running.append(start([find("nginx") or "nginx", "-c", str(target_config())], {}))
+        wait_for(TARGET_PORT, "/x")
+        process = start(command, {})
+        running.append(process)
+        wait_for(PORT, "/user/x")
+        for peer in (outbound, guard):
+            load(peer, 16, "/x", 1.0)  # warm
+        for connections in CONNECTIONS:
+            ratios = []
+            for round_ in range(options.rounds):
+                order = (guard, outbound) if round_ % 2 else (outbound, guard)
+                cost = {peer.name: measure(peer, process.pid, connections, options.seconds) for peer in order}
+                ratios.append(cost["guard"] / cost["outbound"])
+            print(
+                f"{connections} connections: CPU per request guard / outbound = {statistics.median(ratios):.3f}",
+                end=" ",
+            )
+            print(f"({min(ratios):.2f} to {max(ratios):.2f}; last {cost['guard']:.1f} µs)")
+    finally:
+        for one in running:
+            os.killpg(one.pid, signal.SIGKILL)
+            one.wait()
+
+
+if __name__ == "__main__":
+    main()
