@@ -18,13 +18,14 @@ POLICIES = sorted(path.stem for path in (SOURCE / "dataplane" / "policies").glob
 KNOWS_BOTH = {
     "controlplane/compile.py": set(POLICIES),  # turns the one into the other
     "controlplane/inbound.py": set(POLICIES),  # the compiler's part for the guard
+    "controlplane/limits.py": {"adaptive", "concurrency", "rate_limit"},  # the compiler's part for limits
     "controlplane/credentials.py": {"credentials"},  # the compiler's part for them
     "controlplane/secrets.py": {"credentials", "guard", "tokens"},  # replaces values that have changed
     "controlplane/idempotency_store.py": {"idempotency"},  # keeps what it remembers
     "controlplane/admin/server.py": {"breaker"},  # shows, opens and closes circuits
 }
 
-COMPILER = ("controlplane/compile.py", "controlplane/inbound.py", "controlplane/credentials.py")
+COMPILER = tuple(f"controlplane/{name}.py" for name in ("compile", "inbound", "limits", "credentials"))
 
 every_module = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from outrider.config.extras import check_extras
 from outrider.config.inbound import check_inbound
 from outrider.config.problems import did_you_mean
 from outrider.config.schema import (
@@ -137,6 +138,7 @@ def resolve(config: Config, document: Document) -> Resolved:
     _check_policies(config, document)
     check_tls(config, document)
     check_inbound(config, document)
+    check_extras(config, document)
     return resolved
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -19,16 +18,14 @@ from outrider.controlplane.inbound import (
     Guarded,
     compile_guard,
     compile_idempotency,
-    inbound_concurrency,
-    inbound_rate,
 )
+from outrider.controlplane.limits import concurrency, rate_limit
 from outrider.dataplane.balance import HASH
 from outrider.dataplane.cluster import Cluster, Endpoint
 from outrider.dataplane.context_store import ContextStore, Keep, Restore
 from outrider.dataplane.ejection import Ejection, EjectionSettings
 from outrider.dataplane.entropy import ID_FORMATS
 from outrider.dataplane.pipeline import Parts, around_the_call, into_each_attempt, owned_by
-from outrider.dataplane.policies.adaptive import AdaptiveLimit
 from outrider.dataplane.policies.breaker import Breaker, BreakerSettings, TransitionHook
 from outrider.dataplane.policies.budget import RetryBudget
 from outrider.dataplane.policies.concurrency import ConcurrencyLimit
@@ -42,7 +39,6 @@ from outrider.dataplane.policies.idempotency import Idempotency
 from outrider.dataplane.policies.idempotency_key import MintKey
 from outrider.dataplane.policies.incoming import READ, AppHealth, IncomingDeadline
 from outrider.dataplane.policies.last_good import LastGood
-from outrider.dataplane.policies.rate_limit import RateLimit
 from outrider.dataplane.policies.retry import Retry
 from outrider.dataplane.policies.template import Template
 from outrider.dataplane.policies.throttle import Throttle
@@ -206,7 +202,7 @@ class _Compiler:
         guarded = self._out.guarded = compile_guard(self._config, inbound)
         workers = self._config.workers
         identity = tuple(name.lower().encode() for name in inbound.identity)
-        concurrency = inbound_concurrency(inbound, workers)
+        in_flight = concurrency(inbound.max_in_flight or None, inbound.queue, workers)
         remembered = self._out.idempotency = compile_idempotency(inbound)
         parts = Parts(
             deadline=Deadline(NEVER, NEVER),
@@ -214,15 +210,15 @@ class _Compiler:
             guard=guarded.guard,
             incoming=IncomingDeadline(),
             health=AppHealth(cluster) if inbound.health_check is not None else None,
-            rate_limit=inbound_rate(inbound, workers, guarded.noted),
-            concurrency=concurrency,
+            rate_limit=rate_limit(inbound.rate_limit, workers, guarded.noted),
+            concurrency=in_flight,
             keep=Keep(self._out.contexts, identity),
             idempotency=remembered[0] if remembered is not None else None,
             headers=Headers({}, []),
         )
         self._noted |= guarded.noted | READ
-        if concurrency is not None:
-            self._out.limits_in_force.append((APP, concurrency))
+        if in_flight is not None:
+            self._out.limits_in_force.append((APP, in_flight))
         if inbound.health_check is not None:
             self._out.checked.append((cluster, inbound.health_check))
         stamps = into_each_attempt(parts)
@@ -298,6 +294,7 @@ class _Compiler:
             self._noted.update(header_names(str(value)))
         self._noted.add(correlation.header.lower().encode())
         timeout = policy.timeout if policy.timeout is not None else NEVER
+        workers = self._config.workers
         parts = Parts(
             deadline=Deadline(timeout, min(policy.attempt_timeout, timeout)),
             context=Context(correlation.header.encode(), ID_FORMATS[correlation.generate]),
@@ -307,7 +304,7 @@ class _Compiler:
             else None,
             headers=Headers(templates, policy.headers.remove),
             credentials=[self._out.credentials[name] for name in policy.auth],
-            rate_limit=shared.once("rate_limit", own, lambda: self._rate_limit(policy)),
+            rate_limit=shared.once("rate_limit", own, lambda: rate_limit(policy.rate_limit, workers, self._noted)),
             throttle=shared.once(
                 "throttle", own, lambda: self._throttle(_label(declared, name, "throttle", own), policy)
             ),
@@ -342,19 +339,6 @@ class _Compiler:
             self._stand_ins.append((made, policy.fallback, correlation.header.lower().encode()))
         return made
 
-    def _rate_limit(self, policy: Effective) -> RateLimit | None:
-        limit = policy.rate_limit
-        if limit is None:
-            return None
-        assert limit.rate is not None  # resolve has seen to that
-        count, period = limit.rate
-        key = limit.key.removeprefix("header:").lower().encode() if limit.key else None
-        if key is not None:
-            self._noted.add(key)
-        unit = {1.0: "s", 60.0: "m", 3600.0: "h"}.get(period, "d")
-        burst = math.ceil((limit.burst or max(1, int(count))) / self._config.workers)
-        return RateLimit(count / self._config.workers, period, burst, key, f"{count:g}/{unit}")
-
     def _throttle(self, label: str, policy: Effective) -> Throttle | None:
         if policy.throttle is None:
             return None
@@ -363,17 +347,9 @@ class _Compiler:
         return throttle
 
     def _concurrency(self, label: str, policy: Effective) -> ConcurrencyLimit | None:
-        limit = policy.max_in_flight
-        if not limit:
-            return None
-        size, wait = (policy.queue.size, policy.queue.wait) if policy.queue is not None else (0, 0.0)
-        size = math.ceil(size / self._config.workers)
-        if isinstance(limit, str):
-            adaptive = AdaptiveLimit()
-            made = ConcurrencyLimit(adaptive.limit, size, wait, adaptive)
-        else:
-            made = ConcurrencyLimit(math.ceil(limit / self._config.workers), size, wait)
-        self._out.limits_in_force.append((label, made))
+        made = concurrency(policy.max_in_flight, policy.queue, self._config.workers)
+        if made is not None:
+            self._out.limits_in_force.append((label, made))
         return made
 
     def _retry(self, policy: Effective, own: frozenset[str], shared: _Shared) -> Retry:

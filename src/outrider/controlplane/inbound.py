@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -10,11 +9,8 @@ from typing import TYPE_CHECKING
 
 from outrider.config.schema import Accept, Config, Inbound
 from outrider.controlplane.idempotency_store import SqliteStore
-from outrider.dataplane.policies.adaptive import AdaptiveLimit
-from outrider.dataplane.policies.concurrency import ConcurrencyLimit
 from outrider.dataplane.policies.guard import CertificateProof, Guard, KeyProof, Proof, Rule
 from outrider.dataplane.policies.idempotency import Idempotency
-from outrider.dataplane.policies.rate_limit import BY_CALLER, RateLimit
 from outrider.dataplane.policies.tokens import TokenProof
 from outrider.model.patterns import PathPattern
 from outrider.model.variables import VARIABLE
@@ -76,35 +72,6 @@ def token_keys(alg: str, key: str) -> object:
         return load_pem_public_key(key.encode())
     except UnsupportedAlgorithm as error:
         raise ValueError(str(error)) from None
-
-
-def inbound_rate(inbound: Inbound, workers: int, noted: set[bytes]) -> RateLimit | None:
-    """The rate limit in front of the app."""
-    limit = inbound.rate_limit
-    if limit is None:
-        return None
-    count, period = limit.rate
-    key = None
-    if limit.key == "caller":
-        key = BY_CALLER
-    elif limit.key is not None:
-        key = limit.key.removeprefix("header:").lower().encode()
-        noted.add(key)
-    unit = {1.0: "s", 60.0: "m", 3600.0: "h"}.get(period, "d")
-    burst = math.ceil((limit.burst or max(1, int(count))) / workers)
-    return RateLimit(count / workers, period, burst, key, f"{count:g}/{unit}")
-
-
-def inbound_concurrency(inbound: Inbound, workers: int) -> ConcurrencyLimit | None:
-    """How many calls the app gets at a time."""
-    limit = inbound.max_in_flight
-    if not limit:
-        return None
-    size, wait = (math.ceil(inbound.queue.size / workers), inbound.queue.wait) if inbound.queue else (0, 0.0)
-    if isinstance(limit, str):
-        adaptive = AdaptiveLimit()
-        return ConcurrencyLimit(adaptive.limit, size, wait, adaptive)
-    return ConcurrencyLimit(math.ceil(limit / workers), size, wait)
 
 
 def compile_idempotency(inbound: Inbound) -> tuple[Idempotency, SqliteStore] | None:

@@ -44,7 +44,7 @@ class RateLimit:
         now = call.started
         key = b""
         if self._key is not None:
-            key = call.noted.get(self._key, b"") if self._key is not BY_CALLER else call.caller.encode()
+            key = call.noted.get(self._key, b"") if self._key != BY_CALLER else call.caller.encode()
         arrivals = self._arrivals
         arrival = arrivals.get(key, now)
         if arrival < now:
