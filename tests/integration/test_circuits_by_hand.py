@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from tests.integration.conftest import Outrider
-from tests.integration.harness import Client, Target, exchange, get, plain
+from tests.integration.harness import Client, Target, eventually, exchange, get, plain
 from tests.integration.processes import running
 
 CONFIG = "admin: { listen: '127.0.0.1:0', allow_faults: true }\nservices: { user: { url: '%s', retry: false, %s } }"
@@ -109,6 +109,7 @@ async def test_orders_reach_every_worker(tmp_path: Path) -> None:
     async with Target(plain()) as target:
         text = f"workers: 2\nservices: {{ user: {{ url: '{target.url}' }} }}"
         async with running(tmp_path, text) as one:
+            await eventually(lambda: sum(line["msg"] == "ready" for line in one.lines) >= 2, "both workers are ready")
             code, said = await outrider_says(one.admin, "circuits", "open", "user")
             assert (code, said.count("open, held by hand")) == (0, 2)
             for _ in range(8):
