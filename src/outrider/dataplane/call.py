@@ -142,7 +142,13 @@ async def carry(call: Call) -> None:
                 if verdict is not None:
                     outcome = await refused(call, verdict)
                     return
-        outcome = await served(call, route)
+        result = await first_good(call)
+        if route.fallback is not None:
+            result = await degraded(call, route.fallback, result)
+        if call.attempt is not None and passes_whole(call, result):
+            outcome = forward(call, result)  # type: ignore[arg-type] # see there
+        else:
+            outcome = await conclude(call, result)
     except asyncio.CancelledError:
         account_for_the_rest(call)
         if call.aborted is None:
@@ -156,20 +162,15 @@ async def carry(call: Call) -> None:
     finally:
         if call.attempt is not None:
             call.attempt.seal(NEUTRAL)  # in case nobody has sealed it
-        for context in call.contexts:
-            context.calls.discard(call)
         if call.route is not route:
             call.route = route  # another service has stood in; the call is still this one's
         release(call, outcome)
         finish(call, outcome)
 
 
-async def served(call: Call, route: Route) -> Outcome:
-    """A call that has been let in: the attempts, and what the app gets for them."""
-    result = await first_good(call)
-    if route.fallback is not None:
-        result = await degraded(call, route.fallback, result)
-    return await conclude(call, result)
+def passes_whole(call: Call, result: Response | Failure) -> bool:
+    """Whether this is the common end: a complete answer that nothing stands in for."""
+    return isinstance(result, Response) and result.complete and not call.upgrade and call.route.fallback is None
 
 
 async def refused(call: Call, verdict: Failure | Reply) -> Outcome:
@@ -429,9 +430,10 @@ def may_go_elsewhere(call: Call) -> bool:
 
 def release(call: Call, outcome: Outcome) -> None:
     """Tell the policies that let the call in how it ended, the latest first."""
-    permits, call.permits = call.permits, ()
-    for policy in permits:
-        policy.observe(call, outcome)
+    if call.permits:
+        permits, call.permits = call.permits, ()
+        for policy in permits:
+            policy.observe(call, outcome)
 
 
 def answer_here(call: Call, verdict: Failure | Reply) -> None:
@@ -500,4 +502,6 @@ def finish(call: Call, outcome: Outcome) -> None:
     overhead.sum += added
     if outcome is not SUCCESS or call.history is not None or proxy.report_all:
         proxy.report(call, seconds)
+    for context in call.contexts:
+        context.calls.discard(call)
     call.attempt = None  # it holds the call, the call holds it
