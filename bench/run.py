@@ -193,6 +193,7 @@ def report(
         "One worker each, equal features (`bench/peers.py`), one nginx target, wrk with one thread,",
         f"{rounds} interleaved rounds of {seconds:g} s, medians. **Ratios are to Envoy in the same run; below 1 is",
         "less than Envoy.**",
+        "How both fare under faults stands in [chaos/results.md](chaos/results.md).",
         "",
     ]
     for body in BODIES:
