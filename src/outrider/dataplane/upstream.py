@@ -20,7 +20,7 @@ import httptools
 from outrider.dataplane.timers import NEVER, Timers
 from outrider.dataplane.tls import refused_our_certificate
 from outrider.dataplane.tunnel import Tunnel
-from outrider.dataplane.wire import RESPONSE_NOTED, nominated_fields, trailer_names, without
+from outrider.dataplane.wire import RATE_LIMITS, RESPONSE_NOTED, nominated_fields, trailer_names, without
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import NO_NAMES, Response
 
@@ -595,6 +595,9 @@ class Upstream:
             response.upgrade = value.strip(b" \t")
         elif lower == b"retry-after":
             response.retry_after = value
+            response.lines += (name, b": ", value, b"\r\n")
+        elif lower in RATE_LIMITS:
+            response.rate_limit = response.rate_limit or value
             response.lines += (name, b": ", value, b"\r\n")
         elif lower == b"x-outrider-retry":
             response.tried_below = value.strip(b" \t").lower() == b"off"

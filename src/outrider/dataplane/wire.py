@@ -38,12 +38,19 @@ RESPONSE_NOTED: Final = HOP_BY_HOP | frozenset(
     (
         b"content-length",
         b"location",
+        b"ratelimit",
+        b"ratelimit-reset",
         b"retry-after",
+        b"x-ratelimit-reset",
         b"x-outrider-attempts",
         b"x-outrider-degraded",
         b"x-outrider-retry",
     )
 )
+
+# How targets say when there will be room again, beside `Retry-After`: draft-ietf-httpapi-ratelimit-headers, its earlier
+# versions, and what was common before.
+RATE_LIMITS: Final = frozenset((b"ratelimit", b"ratelimit-reset", b"x-ratelimit-reset"))
 
 _PLAIN_CONNECTION: Final = frozenset((b"keep-alive", b"close"))
 

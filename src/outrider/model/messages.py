@@ -93,6 +93,7 @@ class Response:
         "lines",
         "location",
         "pieces",
+        "rate_limit",
         "reason",
         "retry_after",
         "status",
@@ -115,6 +116,7 @@ class Response:
         self.complete = False
         self.location = -1
         self.retry_after: bytes | None = None
+        self.rate_limit: bytes | None = None  # when there will be room again, in one of several notations
         self.upgrade = b""
         self.switches = self.tried_below = self.tried_enough = False
         self.trailer_names = NO_NAMES

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from time import time
 from typing import Any, cast
 
 import pytest
@@ -15,7 +16,7 @@ from outrider.dataplane.call import Call
 from outrider.dataplane.cluster import Cluster
 from outrider.dataplane.policies.breaker import Breaker, BreakerSettings
 from outrider.dataplane.policies.budget import RetryBudget
-from outrider.dataplane.policies.retry import TRIED_ENOUGH, Decision, Retry, again, parse_retry_after
+from outrider.dataplane.policies.retry import TRIED_ENOUGH, Decision, Retry, again, parse_reset, parse_retry_after
 from outrider.dataplane.replay import RequestBody
 from outrider.model.failure import Failure, Kind, Phase
 from outrider.model.messages import Response
@@ -531,3 +532,42 @@ def test_repeatable(method: bytes, headers: dict[bytes, bytes], repeatable: bool
     """Idempotent by method or by key; methods are case-sensitive."""
     call: Call = make_call(method, headers)
     assert call.route.retry.repeatable(call) == repeatable
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (b'"default";r=0;t=30', 30.0),
+        (b"limit=100, remaining=0, reset=12", 12.0),
+        (b"7", 7.0),
+        (b" 7 ", 7.0),
+        (b"soon", None),
+        (b"", None),
+        (b"reset=-3", None),
+        (b"t=99999999999999999999", None),
+        (None, None),
+    ],
+)
+def test_the_reset_of_a_rate_limit(value: bytes | None, seconds: float | None) -> None:
+    """Every common notation is read; nonsense is no wish."""
+    assert parse_reset(value) == seconds
+
+
+def test_a_reset_may_be_a_moment() -> None:
+    """A Unix time is so many seconds from now, and none if it has passed."""
+    assert parse_reset(b"%d" % (time() + 20)) == pytest.approx(20, abs=2)
+    assert parse_reset(b"1000000001") == 0.0
+
+
+def test_a_429_with_a_reset_is_tried_again_after_it() -> None:
+    """As with Retry-After, which comes first if both are there."""
+    answer = make_response(429)
+    answer.rate_limit = b'"default";r=0;t=2'
+    decision = judge(answer)
+    assert decision.reason == "429"
+    assert decision.wait is not None
+    assert 2.0 <= decision.wait <= 3.0
+    answer.retry_after = b"4"
+    decision = judge(answer)
+    assert decision.wait is not None
+    assert 4.0 <= decision.wait <= 6.0

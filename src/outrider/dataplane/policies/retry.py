@@ -7,11 +7,13 @@ card twice comes before every other promise.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from random import uniform
+from time import time
 from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.policies.budget import RetryBudget
@@ -30,6 +32,9 @@ MAYBE_LATER: Final = frozenset((401, 409, 429))
 # Why a call is given up that must not be tried again by whoever called us either: otherwise every hop of a chain
 # multiplies the load on its end.
 TRIED_ENOUGH: Final = frozenset(("exhausted", "budget", "is_retry", "tried_below", "circuit_open"))
+_RESET: Final = re.compile(rb"(?:^|[;,\s])(?:t|reset)=(\d{1,12})(?:$|[;,\s])")
+_NUMBER: Final = re.compile(rb"\s*(\d{1,12})\s*")
+_UNIX_TIME: Final = 1e9  # what is larger is no number of seconds anybody would wait
 _MAX_PUSHBACK: Final = 300.0  # seconds; a Retry-After beyond this is not a pause but a refusal
 
 
@@ -113,7 +118,7 @@ class Retry:
             return phase.value if phase in self.on_errors else None
         status = result.status
         if status == 429:
-            return "429" if parse_retry_after(result.retry_after) is not None else None
+            return "429" if asked_pause(result) is not None else None
         if status == 401:
             call = attempt.call
             rotated = any(one.has_previous(attempt.answered) for one in call.route.credentials)
@@ -148,7 +153,7 @@ class Retry:
         """Full jitter ("Exponential Backoff And Jitter", AWS), or what the target asked for (RFC 9110 §10.2.3);
         None when it asked for more time than anybody waits."""
         if isinstance(result, Response) and result.status in (409, 429, 503):
-            asked = parse_retry_after(result.retry_after)
+            asked = asked_pause(result)
             if asked is not None and asked > 0:
                 return None if asked > _MAX_PUSHBACK else self.jitter(asked, asked * 1.5)
         return self.jitter(0.0, min(self.cap, self.first * 2.0 ** (number - 1)))
@@ -162,6 +167,24 @@ class Retry:
 def again(attempt: bytes | None) -> bool:
     """Whether `x-outrider-attempt`, as the app received and passed it on, says that its own caller already retries."""
     return attempt is not None and attempt.strip() not in (b"", b"0", b"1")
+
+
+def asked_pause(response: Response) -> float | None:
+    """Seconds that a refusing target asks for: `Retry-After`, or else the reset of its rate limit."""
+    asked = parse_retry_after(response.retry_after)
+    return asked if asked is not None else parse_reset(response.rate_limit)
+
+
+def parse_reset(value: bytes | None) -> float | None:
+    """Seconds until a rate limit has room again: `"default";r=0;t=30`, `limit=10, remaining=0, reset=30`, a number of
+    seconds, or a Unix time; None for none or nonsense."""
+    if value is None:
+        return None
+    found = _RESET.search(value) or _NUMBER.fullmatch(value)
+    if found is None:
+        return None
+    seconds = float(found[1])
+    return seconds if seconds < _UNIX_TIME else max(0.0, seconds - time())
 
 
 def parse_retry_after(value: bytes | None) -> float | None:
