@@ -218,14 +218,22 @@ class BadNetwork:
         self._share = share
         self._random = random.Random(seed)
         self.broken: Counter[str] = Counter()
+        self._passages: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def serving(self) -> AsyncIterator[int]:
         server = await asyncio.start_server(self._pass, "127.0.0.1", 0)
         async with server:
             yield server.sockets[0].getsockname()[1]
+        for passage in self._passages:
+            passage.cancel()
+        await asyncio.gather(*self._passages, return_exceptions=True)
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        passage = asyncio.current_task()
+        assert passage is not None
+        self._passages.add(passage)
+        passage.add_done_callback(self._passages.discard)
         try:
             to_reader, to_writer = await asyncio.open_connection("127.0.0.1", self._to)
         except OSError:
@@ -254,7 +262,7 @@ class BadNetwork:
                 await writer.drain()
                 if fault == "cut":
                     return
-        except ConnectionError:
+        except (ConnectionError, asyncio.CancelledError):
             pass
         finally:
             writer.transport.abort()
