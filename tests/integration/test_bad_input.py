@@ -240,6 +240,8 @@ async def test_a_body_that_looks_like_a_request_is_a_body(outrider: Outrider) ->
 
 OK = b"HTTP/1.1 200 OK\r\n"
 BAD_ANSWERS = {
+    "a tab behind chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\t\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    "a length of many digits": b"HTTP/1.1 200 OK\r\nContent-Length: %b2\r\n\r\nok" % (b"0" * 30),
     "garbage": b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
     "http/0.9": b"<html>hello</html>",
     "version 2.0": b"HTTP/2.0 200 OK\r\nContent-Length: 2\r\n\r\nok",

@@ -583,8 +583,9 @@ class Upstream:
             self._nominated = self._nominated | nominated_fields(value)
             self._closing = self._closing or b"close" in value.lower()
         elif lower == b"transfer-encoding":
-            # Passing on a transfer coding that we take out of the head would garble the body.
-            if value.strip(b" \t").lower() != b"chunked" or response.chunked:
+            # Passing on a transfer coding that we take out of the head would garble the body. The parser takes spaces
+            # behind the name, but with a tab there it reads the body to the end of the connection.
+            if value.strip(b" ").lower() != b"chunked" or response.chunked:
                 self._fail(Kind.INVALID_RESPONSE, f"the target used the transfer coding {value.decode('latin-1')}")
             response.chunked = True
         elif lower == b"keep-alive":
