@@ -506,17 +506,6 @@ def test_doing_well_for_long_is_rewarded() -> None:
     assert pool[0].out_until - pool.clock() == pytest.approx(1.0)
 
 
-def test_taken_back_by_hand() -> None:
-    """An operator need not wait; on one that is in, it does nothing."""
-    pool = Pool()
-    pool.ends(pool[0], FAILURE, 5)
-    pool.ejection.admit_back(pool[0], pool.clock())
-    pool.ejection.admit_back(pool[0], pool.clock())
-    pool.ejection.admit_back(pool[1], pool.clock())
-    assert not pool[0].out
-    assert pool.ejection.troubled == 0
-
-
 def test_posts_alone_bring_an_endpoint_back() -> None:
     """Where nothing is repeatable, a POST is the probe in the end."""
     pool = Pool(base=0.2)

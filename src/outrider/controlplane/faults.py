@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from random import randbytes, random
 from time import monotonic
@@ -28,7 +29,6 @@ from outrider.dataplane.cluster import Cluster, Endpoint
 
 log = logging.getLogger("outrider")
 
-KINDS = ("latency", "reset", "hang", "truncate", "bandwidth", "status", "garbage")
 _LONGEST = 3600.0
 _PIECE = 64 * 1024
 # Bandwidth is dealt out in portions of so many seconds.
@@ -167,7 +167,7 @@ class FaultLab:
             self._relays.pop(endpoint).close()
         for endpoint, service in wanted.items():
             if endpoint not in self._relays:
-                relay = self._relays[endpoint] = Relay(endpoint, lambda name=service: self.of(name))  # type: ignore[misc]
+                relay = self._relays[endpoint] = Relay(endpoint, partial(self.of, service))
                 await relay.start()
 
 

@@ -167,8 +167,10 @@ class SqliteStore:
         database.execute("DELETE FROM calls WHERE expires <= ?", (self._clock(),))
         (count,) = database.execute("SELECT count(*) FROM calls").fetchone()
         if count > self._most:
-            oldest = "SELECT name FROM calls WHERE state = ? ORDER BY expires LIMIT ?"
-            database.execute(f"DELETE FROM calls WHERE name IN ({oldest})", (_DONE, count - self._most))  # noqa: S608
+            database.execute(
+                "DELETE FROM calls WHERE name IN (SELECT name FROM calls WHERE state = ? ORDER BY expires LIMIT ?)",
+                (_DONE, count - self._most),
+            )
             (count,) = database.execute("SELECT count(*) FROM calls").fetchone()
         return int(count)
 

@@ -137,7 +137,7 @@ class Attempt:
             self.endpoint.in_flight -= 1
             if self.probe:
                 self.endpoint.probing = False
-            if route.cluster.several or self.endpoint.run or self.endpoint.out:
+            if route.cluster.several or self.endpoint.doubtful:
                 self._tell_the_cluster(self.endpoint, outcome, now or self.answered)
         if route.breaker is not None:
             if (
@@ -232,7 +232,7 @@ class Attempt:
             and self.connection is not None
             and self.connection.reused
             and call.route.retry.repeatable(call)
-            and (call.body is None or call.body.replayable)
+            and call.may_repeat()
         )
 
 

@@ -145,8 +145,8 @@ async def carry(call: Call) -> None:
         result = await first_good(call)
         if route.fallback is not None:
             result = await degraded(call, route.fallback, result)
-        if call.attempt is not None and passes_whole(call, result):
-            outcome = forward(call, result)  # type: ignore[arg-type] # see there
+        if isinstance(result, Response) and result.complete and route.fallback is None and not call.upgrade:
+            outcome = forward(call, result)  # the common end
         else:
             outcome = await conclude(call, result)
     except asyncio.CancelledError:
@@ -166,11 +166,6 @@ async def carry(call: Call) -> None:
             call.route = route  # another service has stood in; the call is still this one's
         release(call, outcome)
         finish(call, outcome)
-
-
-def passes_whole(call: Call, result: Response | Failure) -> bool:
-    """Whether this is the common end: a complete answer that nothing stands in for."""
-    return isinstance(result, Response) and result.complete and not call.upgrade and call.route.fallback is None
 
 
 async def refused(call: Call, verdict: Failure | Reply) -> Outcome:
@@ -209,7 +204,7 @@ async def first_good(call: Call) -> Response | Failure:
     earlier = call.attempts
     started = call.started if not call.paused and call.attempt is None else monotonic()
     latest: Response | None = None  # the latest answer of a target, should later attempts not even get that far
-    refused = 0.0  # when the circuit was first found open
+    found_open = 0.0  # when the circuit was first found open
     while True:
         attempt = call.attempt = Attempt(call, call.attempts - earlier + 1, started)
         if route.hedge is None:
@@ -218,8 +213,8 @@ async def first_good(call: Call) -> Response | Failure:
             result = await race(call, attempt)
             attempt = call.attempt
         if not attempt.admitted:  # by the breaker: the target was not involved
-            if await worth_another_look(call, attempt, refused):
-                refused = refused or started
+            if await worth_another_look(call, attempt, found_open):
+                found_open = found_open or started
                 started = monotonic()
                 continue
             result = latest or result
@@ -245,11 +240,9 @@ async def first_good(call: Call) -> Response | Failure:
             return result
         describe(call, attempt)
         stats.retries[decision.reason] += 1
-        if isinstance(result, Response):
-            attempt.seal(classify(result.status))
-            latest = result if result.complete else latest
-        else:
-            attempt.seal(result.kind.outcome)
+        attempt.seal(result.outcome)
+        if isinstance(result, Response) and result.complete:
+            latest = result
         call.note(f"wait {decision.wait * 1000:.0f} ms")
         if decision.wait > 0:
             await asyncio.sleep(decision.wait)
@@ -257,19 +250,20 @@ async def first_good(call: Call) -> Response | Failure:
         call.paused += started - attempt.answered
 
 
-async def worth_another_look(call: Call, attempt: Attempt, refused: float) -> bool:
-    """Whether the route lets calls wait for an open circuit, and there was time for that."""
+async def worth_another_look(call: Call, attempt: Attempt, found_open: float) -> bool:
+    """Whether the route lets calls wait for an open circuit, and there was time for that. `found_open` is when it was
+    first found open, or 0 for just now."""
     breaker = call.route.breaker
     if breaker is None or not breaker.wait or breaker.held:
         return False
     began = monotonic()
-    left = min((refused or attempt.started) + breaker.wait, call.deadline) - began
+    left = min((found_open or attempt.started) + breaker.wait, call.deadline) - began
     if left <= 0:
         return False
     await breaker.changed(left)
     now = monotonic()
     call.paused += now - attempt.started
-    if not refused:
+    if not found_open:
         call.note("waiting for the circuit to close")
     return now < call.deadline
 
@@ -362,12 +356,11 @@ async def tunnel(call: Call, response: Response) -> Outcome:
 
 def give_up_on(call: Call, result: Response | Failure) -> Outcome:
     """Seal the last attempt of a call that will be answered here."""
-    outcome = classify(result.status) if isinstance(result, Response) else result.kind.outcome
     if isinstance(result, Failure):
         call.failure = result
     if call.attempt is not None:
-        call.attempt.seal(outcome)
-    return outcome
+        call.attempt.seal(result.outcome)
+    return result.outcome
 
 
 async def degraded(call: Call, fallback: Fallback, result: Response | Failure) -> Response | Failure:
@@ -379,10 +372,7 @@ async def degraded(call: Call, fallback: Fallback, result: Response | Failure) -
     home, last = call.route, call.attempt
     if not fallback.elsewhere or not may_go_elsewhere(call) or (isinstance(result, Response) and not result.complete):
         return result  # the rest of a broken-off answer could not be had any more once its connection is given up
-    contexts = call.contexts
     release(call, give_up_on(call, result))
-    for context in contexts:
-        context.calls.add(call)  # whose caller may still leave
     call.failure = None
     for service in fallback.elsewhere:
         if call.upgrade or monotonic() >= call.deadline or (service.confined and climbs(call.path)):
@@ -410,7 +400,7 @@ async def degraded(call: Call, fallback: Fallback, result: Response | Failure) -
 
 
 async def let_in(call: Call, policies: Sequence[Policy]) -> bool:
-    """Whether these policies, too, let the call in."""
+    """Whether these policies, too, let the call in: what `carry` does in line, for a coroutine costs every call."""
     for policy in policies:
         verdict = policy.admit(call)
         if verdict is not None and not isinstance(verdict, (Failure, Reply)):
@@ -502,6 +492,4 @@ def finish(call: Call, outcome: Outcome) -> None:
     overhead.sum += added
     if outcome is not SUCCESS or call.history is not None or proxy.report_all:
         proxy.report(call, seconds)
-    for context in call.contexts:
-        context.calls.discard(call)
     call.attempt = None  # it holds the call, the call holds it

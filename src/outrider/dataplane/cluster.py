@@ -135,6 +135,16 @@ class Endpoint:
             return "unhealthy"
         return "ejected" if self.out else "suspect" if self.run else "ready"
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether its latest attempt failed, or it is set aside."""
+        return self.out or self.run > 0
+
+    @property
+    def sound(self) -> bool:
+        """Whether nothing speaks against it."""
+        return self.healthy and not self.doubtful
+
     def share(self, now: float) -> float:
         """Its weight, less while it is new or has just come back."""
         age = now - self.since
@@ -195,10 +205,7 @@ class Cluster:
         """Whether another endpoint is in good standing: then a failure at this one is not the service's."""
         if self.ejection is None:
             return False  # nobody keeps account of who is
-        for other in self.endpoints:
-            if other is not endpoint and not other.run and not other.out and other.healthy:
-                return True
-        return False
+        return any(other.sound for other in self.endpoints if other is not endpoint)
 
     def untried(self, tried: Sequence[Endpoint]) -> bool:
         """Whether an endpoint is left that this call has not tried."""
@@ -235,7 +242,7 @@ class Cluster:
         for endpoint in self.endpoints:
             if not endpoint.healthy or endpoint in tried:
                 continue
-            if not endpoint.run and not endpoint.out:
+            if not endpoint.doubtful:
                 fit.append(endpoint)
                 continue
             doubtful.append(endpoint)
@@ -260,16 +267,14 @@ class Cluster:
         one that is set aside; and in the end anybody."""
         least = _least_failing(doubtful) if doubtful else ()
         if not least or least[0].out:
-            sound = [one for one in self.endpoints if one.healthy and not one.run and not one.out]
+            sound = [one for one in self.endpoints if one.sound]
             if sound:
                 return sound
         return least or _least_failing([one for one in self.endpoints if one.healthy] or self.endpoints)
 
     def _spare(self, endpoint: Endpoint) -> bool:
         """Whether it belongs to a tier that is not in use, because a lower one has somebody in good standing."""
-        return self.tiered and any(
-            one.tier < endpoint.tier and one.healthy and not one.run and not one.out for one in self.endpoints
-        )
+        return self.tiered and any(one.tier < endpoint.tier and one.sound for one in self.endpoints)
 
 
 def _least_failing(endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:

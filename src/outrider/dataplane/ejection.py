@@ -103,13 +103,8 @@ class Ejection:
 
     def forget(self, endpoint: Endpoint) -> None:
         """An endpoint has left the cluster."""
-        if endpoint.run or endpoint.out:
+        if endpoint.doubtful:
             self.troubled -= 1
-
-    def admit_back(self, endpoint: Endpoint, now: float) -> None:
-        """Take an endpoint back at once, e.g. by hand."""
-        if endpoint.run or endpoint.out:
-            self._worked(endpoint, now)
 
     def _worked(self, endpoint: Endpoint, now: float) -> None:
         self.troubled -= 1
@@ -122,7 +117,7 @@ class Ejection:
             self._hook(endpoint, False, "a probe worked")
 
     def _failed(self, endpoint: Endpoint, now: float, others: Sequence[Endpoint]) -> None:
-        if not endpoint.run and not endpoint.out:
+        if not endpoint.doubtful:
             self.troubled += 1
         endpoint.run += 1
         endpoint.failed_at = now

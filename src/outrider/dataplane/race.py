@@ -16,7 +16,7 @@ from outrider.dataplane.suspend import suspended
 from outrider.dataplane.timers import NEVER
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Response
-from outrider.model.outcome import FAILURE, NEUTRAL, Outcome, classify
+from outrider.model.outcome import FAILURE, NEUTRAL, Outcome
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
@@ -121,13 +121,8 @@ class Race:
 def may_race(call: Call) -> bool:
     """Whether this call may be made twice at the same time: repeatable, all of it here, and nobody has said no."""
     retry = call.route.retry
-    body = call.body
-    return (
-        retry.repeatable(call)
-        and not retry.forbidden(call)
-        and (body is None or (body.complete and body.replayable))
-        and not call.upgrade
-    )
+    here = call.body is None or call.body.complete
+    return retry.repeatable(call) and not retry.forbidden(call) and here and call.may_repeat() and not call.upgrade
 
 
 async def race(call: Call, first: Attempt) -> Response | Failure:
@@ -190,12 +185,9 @@ def _enter_another(call: Call, this: Race, delay: float) -> bool:
 def _good(attempt: Attempt) -> bool:
     """Whether this is an answer that nothing better is to be expected than."""
     result = attempt.result
-    return attempt.admitted and isinstance(result, Response) and classify(result.status) is not FAILURE
+    return attempt.admitted and isinstance(result, Response) and result.outcome is not FAILURE
 
 
 def _own_fault(attempt: Attempt) -> Outcome:
     """What a loser's end says about its target: nothing, unless it had failed by itself."""
-    result = attempt.result
-    if attempt.unfinished:
-        return NEUTRAL
-    return classify(result.status) if isinstance(result, Response) else result.kind.outcome
+    return NEUTRAL if attempt.unfinished else attempt.result.outcome

@@ -137,3 +137,8 @@ class Failure:
     retry_after: float | None = None
     endpoint: str | None = None
     tried_enough: bool = False
+
+    @property
+    def outcome(self) -> Outcome:
+        """What it says about the target."""
+        return self.kind.outcome

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from outrider.model.outcome import Outcome, classify
+
 Field = tuple[bytes, bytes, bytes]
 NO_NAMES: Final[frozenset[bytes]] = frozenset()
 
@@ -121,3 +123,8 @@ class Response:
         self.switches = self.tried_below = self.tried_enough = False
         self.trailer_names = NO_NAMES
         self.trailers = b""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What its status says about the target."""
+        return classify(self.status)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from outrider.dataplane.policies.last_good import LastGood
 from outrider.model.failure import Failure, Origin
 from outrider.model.messages import Response
-from outrider.model.outcome import FAILURE, classify
+from outrider.model.outcome import FAILURE
 from outrider.model.reply import Reply
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Fallback:
         """Whether this end of a call is one to be covered up: a fault of target, network or proxy."""
         if isinstance(result, Failure):
             return result.kind.origin is not Origin.CALLER
-        return classify(result.status) is FAILURE
+        return result.outcome is FAILURE
 
     def reply(self, call: Call, result: Response | Failure) -> Reply | None:
         """The first answer that the chain has; None if it has none."""

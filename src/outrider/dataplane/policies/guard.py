@@ -73,11 +73,6 @@ class KeyProof:
         """Accept these values from now on."""
         self._digests = tuple(self._digest(value.encode()) for value in values if value)
 
-    @property
-    def usable(self) -> bool:
-        """Whether there is any secret at all."""
-        return bool(self._digests)
-
     def prove(self, call: Call) -> tuple[str, str]:
         given = [value for lower, _, value in call.fields if lower == self._header]
         if not given:

@@ -142,7 +142,7 @@ class Retry:
             return "exhausted"
         if not attempt.unsent and not self.repeatable(call):
             return "not_idempotent"
-        if call.body is not None and not call.body.replayable and not attempt.unsent:
+        if not call.may_repeat() and not attempt.unsent:
             return "body_too_large"
         breaker = call.route.breaker
         if breaker is not None and breaker.refusing() > 0:

@@ -74,11 +74,6 @@ class TokenProof:
         self._keys = keys
         self._remembered.clear()
 
-    @property
-    def usable(self) -> bool:
-        """Whether there is any key at all."""
-        return bool(self._keys)
-
     def prove(self, call: Call) -> tuple[str, str]:
         given = [value for lower, _, value in call.fields if lower == b"authorization"]
         if not given or given[0][: len(_SCHEME)].lower() != _SCHEME:
