@@ -16,7 +16,7 @@ from outrider.model.failure import Failure, Kind
 from outrider.model.outcome import NEUTRAL, SUCCESS
 from tests.fakes import make_call
 
-IDENTITY = (b"x-user-*", b"x-tenant")
+IDENTITY = ("x-user-*", "x-tenant")
 CORRELATION = b"x-correlation-id"
 NOTED = frozenset((CORRELATION, b"traceparent", b"x-outrider-attempt", b"x-tenant"))  # x-user-* is not needed
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

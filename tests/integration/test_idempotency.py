@@ -185,7 +185,7 @@ async def test_a_corrupt_store_is_told(
 
 async def test_exempt_operations_are_not_stored(outrider: Outrider, tmp_path: Path) -> None:
     """What must not be written down is executed every time, however its path is spelled."""
-    more = "exempt: ['POST /login']"
+    more = "exempt: ['POST /Login/']"
     async with Target(plain()) as app, outrider(guard(app, tmp_path / "k.db", more)) as proxy:
         inbound = proxy.app.ports["inbound.listen"]
         for path in ("/login", "/LOGIN", "/%6cogin", "/login/"):

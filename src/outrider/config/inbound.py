@@ -5,7 +5,7 @@ from __future__ import annotations
 from outrider.config.schema import Accept, Config, Inbound
 from outrider.config.source import Document, KeyPath
 from outrider.model.messages import is_field_value
-from outrider.model.patterns import PathPattern
+from outrider.model.patterns import comparable, is_named
 from outrider.model.variables import VARIABLE
 
 _SHORT = 32  # characters; a shorter secret can be guessed sooner or later
@@ -77,7 +77,7 @@ def _check_jwt(accept: Accept, document: Document, at: KeyPath) -> None:
 def _check_rules(inbound: Inbound, document: Document) -> None:
     """Rules that can never decide anything."""
     seen: list[tuple[str, str]] = []
-    protected = [PathPattern(f"* {path.lower().rstrip('/') or '/'}") for path in inbound.protect]
+    protected = [comparable(f"* {path}") for path in inbound.protect]
     headers = [accept for accept in inbound.accept if accept.header is not None]
     named = {name for one in inbound.accept if one.jwt for name in one.jwt.issuer}
     open_ended = bool(headers) or any(one.jwt and not one.jwt.issuer for one in inbound.accept)
@@ -91,10 +91,6 @@ def _check_rules(inbound: Inbound, document: Document) -> None:
             document.complain((*at, "match"), message, "see inbound.protect", warn=True)
         if (rule.caller, rule.match) in seen:
             document.complain(at, "never reached: the same rule stands before it", "remove one of them", warn=True)
-        elif not open_ended and not any(_names(rule.caller, name) for name in named):
+        elif not open_ended and not any(is_named(rule.caller, name) for name in named):
             document.complain((*at, "caller"), f"never matches: nobody can prove to be {rule.caller}", "", warn=True)
         seen.append((rule.caller, rule.match))
-
-
-def _names(caller: str, name: str) -> bool:
-    return name.startswith(caller[:-1]) if caller.endswith("*") else name == caller

@@ -14,11 +14,7 @@ from outrider.controlplane.certificates import Certificates
 from outrider.controlplane.credentials import minter
 from outrider.controlplane.endpoints import Discovered, EndpointMaker
 from outrider.controlplane.idempotency_store import SqliteStore
-from outrider.controlplane.inbound import (
-    Guarded,
-    compile_guard,
-    compile_idempotency,
-)
+from outrider.controlplane.inbound import Guarded, compile_guard, compile_idempotency
 from outrider.controlplane.limits import concurrency, rate_limit
 from outrider.dataplane.balance import HASH
 from outrider.dataplane.cluster import Cluster, Endpoint
@@ -201,7 +197,6 @@ class _Compiler:
         self._noted.add(correlation.header.lower().encode())
         guarded = self._out.guarded = compile_guard(self._config, inbound)
         workers = self._config.workers
-        identity = tuple(name.lower().encode() for name in inbound.identity)
         in_flight = concurrency(inbound.max_in_flight or None, inbound.queue, workers)
         remembered = self._out.idempotency = compile_idempotency(inbound)
         parts = Parts(
@@ -212,7 +207,7 @@ class _Compiler:
             health=AppHealth(cluster) if inbound.health_check is not None else None,
             rate_limit=rate_limit(inbound.rate_limit, workers, guarded.noted),
             concurrency=in_flight,
-            keep=Keep(self._out.contexts, identity),
+            keep=Keep(self._out.contexts, inbound.identity),
             idempotency=remembered[0] if remembered is not None else None,
             headers=Headers({}, []),
         )

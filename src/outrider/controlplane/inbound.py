@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from outrider.config.schema import Accept, Config, Inbound
 from outrider.controlplane.idempotency_store import SqliteStore
-from outrider.dataplane.policies.guard import CertificateProof, Guard, KeyProof, Proof, Rule
+from outrider.dataplane.policies.guard import CallerName, CertificateProof, Guard, KeyProof, Proof, Rule
 from outrider.dataplane.policies.idempotency import Idempotency
 from outrider.dataplane.policies.tokens import TokenProof
-from outrider.model.patterns import PathPattern
-from outrider.model.variables import VARIABLE
-
-if TYPE_CHECKING:
-    from outrider.dataplane.call import Call
-
+from outrider.model.patterns import comparable
 
 _SHORTEST = 32  # characters of a secret for HS256 (RFC 7518 §3.2)
 
@@ -44,9 +37,10 @@ def compile_guard(config: Config, inbound: Inbound) -> Guarded:
     for index, accept in enumerate(inbound.accept):
         noted.update(name.lower().encode() for name in accept.require)
         if accept.header is not None:
-            proof = keys[index] = KeyProof(
-                accept.header, accept.values, _caller(accept, noted), salt, accept.require, accept.forward
-            )
+            caller = CallerName(accept.caller)
+            noted |= {accept.header.lower().encode(), *caller.headers}
+            proof = KeyProof(accept.header, accept.values, caller, salt, accept.require, accept.forward)
+            keys[index] = proof
             proofs.append(proof)
         elif accept.jwt is not None:
             proofs.append(tokens.setdefault(index, _tokens(config, accept)))
@@ -80,7 +74,7 @@ def compile_idempotency(inbound: Inbound) -> tuple[Idempotency, SqliteStore] | N
     if not settings:
         return None
     store = SqliteStore(settings.store, settings.ttl, settings.max_entries)
-    exempt = [_lower(pattern) for pattern in settings.exempt]
+    exempt = [comparable(match) for match in settings.exempt]
     policy = Idempotency(
         store,
         max_answer=settings.max_answer,
@@ -89,25 +83,6 @@ def compile_idempotency(inbound: Inbound) -> tuple[Idempotency, SqliteStore] | N
         exempt=exempt,
     )
     return policy, store
-
-
-def _lower(match: str) -> PathPattern:
-    method, _, path = match.partition(" ")
-    return PathPattern(f"{method} {path.strip().lower()}")
-
-
-def _caller(accept: Accept, noted: set[bytes]) -> Callable[[Call], str]:
-    """How a caller with the right key is called."""
-    parts = VARIABLE.split(accept.caller)
-    names = [part[7:].lower().encode() for part in parts[1::2]]
-    noted.update(names)
-
-    def caller(call: Call) -> str:
-        values = [call.noted.get(name, b"").strip().decode("latin-1") for name in names]
-        text = "".join(part if index % 2 == 0 else values[index // 2] for index, part in enumerate(parts))
-        return text or "unnamed"
-
-    return caller
 
 
 def _tokens(config: Config, accept: Accept) -> TokenProof:

@@ -7,35 +7,63 @@ nothing: who invents ids must not find somebody else's context behind one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Field
 from outrider.model.outcome import Outcome
+from outrider.model.patterns import HeaderNames
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
 
+_OF_THE_TRACE: Final = frozenset((b"baggage", b"tracestate"))
 _MOST_CALLS: Final = 10_000
 _MOST_BYTES: Final = 8192  # of the fields of one call; a context is not a place to keep things
 
 
 class Context:
-    """Of one inbound call. `ids` are its correlation id and its trace id; `deadline` is monotonic seconds; `attempt` is
-    what its caller said about retries."""
+    """Of one inbound call, which it only looks at when somebody asks: most calls make none of their own. `ids` are its
+    correlation id and its trace id; `deadline` is monotonic seconds, `calls` are outbound ones under way."""
 
-    __slots__ = ("attempt", "calls", "correlation_id", "deadline", "fields", "ids", "traceparent")
+    __slots__ = ("_fields", "_identity", "_inbound", "calls", "deadline", "ids")
 
-    def __init__(
-        self, correlation_id: bytes, traceparent: bytes, fields: list[Field], deadline: float, attempt: bytes
-    ) -> None:
-        self.correlation_id = correlation_id
-        self.traceparent = traceparent
-        self.ids = tuple(dict.fromkeys((correlation_id, trace_id(traceparent))))
-        self.fields = fields
-        self.deadline = deadline
-        self.attempt = attempt
-        self.calls: set[Call] = set()  # outbound ones under way
+    def __init__(self, inbound: Call, identity: HeaderNames) -> None:
+        """Once `inbound` is over, nothing but `calls` may be asked for. `identity` are the names of headers that are
+        part of it, beside those of the trace."""
+        one, other = inbound.correlation_id, trace_id(inbound.traceparent)
+        self.ids = (one, other) if one != other else (one,)
+        self.deadline = inbound.deadline
+        self.calls: set[Call] = set()
+        self._inbound: Call | None = inbound
+        self._identity = identity
+        self._fields: list[Field] | None = None
+
+    @property
+    def inbound(self) -> Call:
+        """The call, as long as it lives."""
+        assert self._inbound is not None
+        return self._inbound
+
+    @property
+    def fields(self) -> list[Field]:
+        """What its caller said of itself, its user and its trace; nothing if that is too much to be kept."""
+        if self._fields is None:
+            call = self.inbound
+            fields = [one for one in call.fields if self._is_part(one[0]) and one[0] not in call.nominated]
+            if sum(len(name) + len(value) for name, _, value in fields) > _MOST_BYTES:
+                call.note("its context is too large to be kept for the app's own calls")
+                fields = []
+            self._fields = fields
+        return self._fields
+
+    def end(self) -> None:
+        """The inbound call is over; it is not held any longer."""
+        self._inbound = None
+
+    def _is_part(self, name: bytes) -> bool:
+        return name in _OF_THE_TRACE or self._identity.have(name)
 
 
 class ContextStore:
@@ -43,7 +71,7 @@ class ContextStore:
 
     def __init__(self, most: int = _MOST_CALLS) -> None:
         self._most = most
-        self._by_id: dict[bytes, list[Context]] = {}
+        self._by_id: dict[bytes, tuple[Context, ...]] = {}
         self.size = 0
         self.left_out = 0  # calls whose context was not kept, for want of room
 
@@ -54,16 +82,17 @@ class ContextStore:
             return False
         self.size += 1
         for one in context.ids:
-            self._by_id.setdefault(one, []).append(context)
+            self._by_id[one] = (*self._by_id[one], context) if one in self._by_id else (context,)
         return True
 
     def drop(self, context: Context) -> None:
         """The inbound call is over."""
         self.size -= 1
         for one in context.ids:
-            others = self._by_id[one]
-            others.remove(context)
-            if not others:
+            found = self._by_id[one]
+            if len(found) > 1:
+                self._by_id[one] = tuple(other for other in found if other is not context)
+            else:
                 del self._by_id[one]
 
     def find(self, *ids: bytes) -> tuple[Context, ...]:
@@ -82,19 +111,13 @@ class Keep:
 
     __slots__ = ("_identity", "_store")
 
-    def __init__(self, store: ContextStore, identity: tuple[bytes, ...]) -> None:
-        """`identity` are header names, or beginnings with `*`, lower case."""
+    def __init__(self, store: ContextStore, identity: Sequence[str]) -> None:
+        """`identity` are names of headers, or beginnings with `*`, that say who somebody is."""
         self._store = store
-        self._identity = identity
+        self._identity = HeaderNames(identity)
 
     def admit(self, call: Call) -> None:
-        nominated = call.nominated
-        fields = [field for field in call.fields if self._travels(field[0]) and field[0] not in nominated]
-        if sum(len(name) + len(value) for name, _, value in fields) > _MOST_BYTES:
-            call.note("its context is too large to be kept for the app's own calls")
-            fields = []
-        attempt = call.noted.get(b"x-outrider-attempt", b"")
-        context = Context(call.correlation_id, call.traceparent, fields, call.deadline, attempt)
+        context = Context(call, self._identity)
         if self._store.keep(context):
             call.contexts = (context,)
             call.permits = (self, *call.permits)
@@ -104,17 +127,15 @@ class Keep:
         another call has the same ids."""
         for context in call.contexts:
             self._store.drop(context)
+            context.end()
+            if not context.calls:
+                continue
             outbounds, context.calls = list(context.calls), set()
             for outbound in outbounds:
                 outbound.contexts = tuple(one for one in outbound.contexts if one is not context)
                 left = call.failure is not None and call.failure.kind is Kind.CANCELLED
                 if left and not outbound.contexts:
                     outbound.downstream.give_up(outbound, Failure(Kind.CALLER_LEFT, "the caller of the app has left"))
-
-    def _travels(self, name: bytes) -> bool:
-        if name in (b"baggage", b"tracestate"):
-            return True
-        return any(name.startswith(one[:-1]) if one.endswith(b"*") else name == one for one in self._identity)
 
 
 class Restore:
@@ -153,6 +174,7 @@ class Restore:
     def _complete(self, call: Call, context: Context) -> None:
         """Add what the app has not said."""
         noted = call.noted
+        inbound = context.inbound
         said = {lower for lower, _, _ in call.fields}
         wanted = call.downstream.proxy.noted
         for field in context.fields:
@@ -161,11 +183,11 @@ class Restore:
                 if field[0] in wanted:
                     noted[field[0]] = field[2]
         if self._correlation not in noted:
-            call.correlation_id = context.correlation_id
+            call.correlation_id = inbound.correlation_id
         if b"traceparent" not in noted:
-            call.traceparent = context.traceparent
-        if context.attempt and b"x-outrider-attempt" not in noted:
-            noted[b"x-outrider-attempt"] = context.attempt
+            call.traceparent = inbound.traceparent
+        if b"x-outrider-attempt" in inbound.noted and b"x-outrider-attempt" not in noted:
+            noted[b"x-outrider-attempt"] = inbound.noted[b"x-outrider-attempt"]
 
 
 def trace_id(traceparent: bytes) -> bytes:

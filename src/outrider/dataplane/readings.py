@@ -23,12 +23,12 @@ _SPACES: Final = re.compile(rb"[ \t\r\n\x00]+(?=/|\Z)")
 _CUT: Final = re.compile(rb"[\x00?#].*", re.S)
 
 
-def readings(path: bytes) -> frozenset[bytes]:
+def readings(path: bytes) -> tuple[bytes, ...]:
     """All readings of a request path, without its query, in lower case and without a trailing slash. The common path
     has one; never more than MOST."""
     bare = path.partition(b"?")[0]
     if _PLAIN.fullmatch(bare):
-        return frozenset((bare.rstrip(b"/") or b"/",))
+        return (bare.rstrip(b"/") or b"/",)
     found = {_comparable(bare)}
     unread = list(found)
     while unread and len(found) < MOST:
@@ -46,7 +46,7 @@ def readings(path: bytes) -> frozenset[bytes]:
             if read not in found and len(found) < MOST:
                 found.add(read)
                 unread.append(read)
-    return frozenset(found)
+    return tuple(found)
 
 
 def _comparable(path: bytes) -> bytes:

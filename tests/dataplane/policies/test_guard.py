@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.dataplane.call import Call
-from outrider.dataplane.policies.guard import CertificateProof, Guard, KeyProof, Proof, Rule
+from outrider.dataplane.policies.guard import CallerName, CertificateProof, Guard, KeyProof, Proof, Rule
 from outrider.dataplane.wire import REQUEST_OWNED, request_head
 from outrider.model.failure import Kind
 from outrider.model.reply import rescue
@@ -24,13 +24,11 @@ SALT = b"s" * 32
 IDENTITY = ("x-user-*", "x-service-*", "x-tenant")
 
 
-def named(call: Call) -> str:
-    """Who calls, as a service says it beside its key."""
-    return call.noted.get(b"x-service-name", b"").decode("latin-1") or "unnamed"
+NAMED = CallerName("{header:x-service-name}")  # as a service says it beside its key
 
 
 def key(*values: str, header: str = "x-service-key", require: Sequence[str] = (), forward: bool = False) -> KeyProof:
-    return KeyProof(header, values, named, SALT, require, forward)
+    return KeyProof(header, values, NAMED, SALT, require, forward)
 
 
 def make_guard(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hmac
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -18,7 +18,8 @@ from outrider.dataplane.readings import MOST, readings
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import is_field_value
 from outrider.model.outcome import Outcome
-from outrider.model.patterns import PathPattern
+from outrider.model.patterns import HeaderNames, comparable, is_named
+from outrider.model.variables import VARIABLE
 
 if TYPE_CHECKING:
     from outrider.dataplane.attempt import Attempt
@@ -31,6 +32,8 @@ _OTHER_PATHS: Final = frozenset((b"x-original-url", b"x-rewrite-url"))
 _OTHER_METHODS: Final = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
 # One label of a DNS name.
 _LABEL: Final = re.compile(r"[A-Za-z0-9_-]+")
+# Callers whose header is kept ready.
+_MOST_LINES: Final = 1024
 # Bytes of a name that is shown in a log: it comes from who has not proven anything.
 _SHOWN: Final = 64
 
@@ -46,6 +49,27 @@ class Proof(Protocol):
         """`(caller, "")`, or `("", why not)`; the reason is a metric label."""
 
 
+class CallerName:
+    """How a caller with the right key is called: text with `{header:NAME}`, which are `headers`."""
+
+    __slots__ = ("_parts", "headers")
+
+    def __init__(self, text: str) -> None:
+        parts = VARIABLE.split(text)
+        self.headers = tuple(name.removeprefix("header:").lower().encode() for name in parts[1::2])
+        self._parts = parts
+
+    def of(self, call: Call) -> str:
+        """The name of this call's caller; `unnamed` if nothing is left of the text."""
+        noted = call.noted
+        text = self._parts[0]
+        for index, name in enumerate(self.headers):
+            if name in noted:
+                text += noted[name].strip().decode("latin-1")
+            text += self._parts[2 * index + 2]
+        return text or "unnamed"
+
+
 class KeyProof:
     """A secret in a header. All values are compared, each in the same time whatever was given."""
 
@@ -55,12 +79,12 @@ class KeyProof:
         self,
         header: str,
         values: Sequence[str],
-        caller: Callable[[Call], str],
+        caller: CallerName,
         salt: bytes,
         require: Sequence[str] = (),
         forward: bool = False,
     ) -> None:
-        """Empty values are no secrets, and prove nobody. `caller` names who has shown the key; `salt` is random."""
+        """Empty values are no secrets, and prove nobody. `salt` is random."""
         self._header = header.lower().encode()
         self._salt = salt
         self._caller = caller
@@ -74,18 +98,18 @@ class KeyProof:
         self._digests = tuple(self._digest(value.encode()) for value in values if value)
 
     def prove(self, call: Call) -> tuple[str, str]:
-        given = [value for lower, _, value in call.fields if lower == self._header]
-        if not given:
+        if self._header not in call.noted:
             return "", "no_key"
-        if len(given) > 1:
+        given = call.noted[self._header]
+        if b"," in given and sum(lower == self._header for lower, _, _ in call.fields) > 1:
             return "", "key_twice"
         if not self._digests:
             return "", "not_configured"
-        digest = self._digest(given[0])
+        digest = self._digest(given)
         matches = 0
         for known in self._digests:  # all of them, and by digest: time tells neither which nor how much of it was right
             matches += hmac.compare_digest(known, digest)
-        return (self._caller(call), "") if matches else ("", "wrong_key")
+        return (self._caller.of(call), "") if matches else ("", "wrong_key")
 
     def _digest(self, value: bytes) -> bytes:
         return blake2b(value, key=self._salt, digest_size=16).digest()
@@ -122,24 +146,32 @@ def _certifies(known: str, name: str) -> bool:
 class Rule:
     """An operation that a caller may use; `caller` may end with `*`."""
 
-    __slots__ = ("_caller", "_prefix", "pattern")
+    __slots__ = ("_caller", "pattern")
 
     def __init__(self, caller: str, match: str) -> None:
-        self._prefix = caller.endswith("*")
-        self._caller = caller.removesuffix("*")
-        method, _, path = match.partition(" ")
-        self.pattern = PathPattern(f"{method} {without_slash(path)}")
+        self._caller = caller
+        self.pattern = comparable(match)
 
     def allows(self, caller: str, method: bytes, path: bytes) -> bool:
         """Whether this rule lets the caller do that."""
-        named = caller.startswith(self._caller) if self._prefix else caller == self._caller
-        return named and self.pattern.matches(method, path)
+        return is_named(self._caller, caller) and self.pattern.matches(method, path)
 
 
 class Guard:
     """Admits inbound calls. `refused` counts refusals by reason."""
 
-    __slots__ = ("_identity", "_proofs", "_protected", "_rules", "owned", "proven", "public", "refused")
+    __slots__ = (
+        "_all_protected",
+        "_identity",
+        "_lines",
+        "_proofs",
+        "_protected",
+        "_rules",
+        "owned",
+        "proven",
+        "public",
+        "refused",
+    )
 
     def __init__(
         self,
@@ -152,19 +184,24 @@ class Guard:
         """`protect` are path patterns, `rules` None where any proven caller may do anything. `identity` are names of
         headers, or beginnings with `*`, that say who somebody is: from the unproven they are taken off."""
         self._proofs = tuple(proofs)
-        self._protected = tuple(PathPattern(f"* {without_slash(path)}") for path in protect)
+        self._protected = tuple(comparable(f"* {path}") for path in protect)
+        self._all_protected = any(pattern.any_path for pattern in self._protected)
         self._rules = None if rules is None else tuple(rules)
-        self._identity = tuple(name.lower().replace("_", "-").encode() for name in identity)
+        self._identity = HeaderNames(identity)
+        self._lines: dict[str, bytes] = {}  # by caller
         taken = _OTHER_PATHS if rules is None else _OTHER_PATHS | _OTHER_METHODS
         self.owned = frozenset((CALLER_HEADER, *taken)).union(*(proof.headers for proof in proofs))
         self.refused: Counter[str] = Counter()
         self.proven = self.public = 0
 
     def admit(self, call: Call) -> Failure | None:
-        paths = readings(call.path)
-        if len(paths) >= MOST:
-            return self._refuse(call, Kind.BAD_REQUEST, "path_ambiguous", "the path can be read in too many ways")
-        protected = any(pattern.matches(call.method, path) for pattern in self._protected for path in paths)
+        paths: tuple[bytes, ...] = ()
+        protected = self._all_protected
+        if not protected or self._rules is not None:
+            paths = readings(call.path)
+            if len(paths) >= MOST:
+                return self._refuse(call, Kind.BAD_REQUEST, "path_ambiguous", "the path can be read in too many ways")
+            protected = protected or self._is_protected(call.method, paths)
         caller, require, reason = self._proven(call)
         if not caller:
             self._unidentify(call)
@@ -176,13 +213,14 @@ class Guard:
         self.proven += 1
         if not protected:
             return None
-        missing = [name.decode() for name in require if name in call.nominated or not call.noted.get(name, b"").strip()]
-        if missing:
-            return self._refuse(call, Kind.UNIDENTIFIED, "not_identified", f"missing headers: {', '.join(missing)}")
-        if self._rules is not None and not all(
-            any(rule.allows(caller, call.method, path) for rule in self._rules) for path in paths
-        ):
-            return self._refuse(call, Kind.FORBIDDEN, "not_allowed", f"{caller} may not do that")
+        for name in require:
+            if name not in call.noted or name in call.nominated or not call.noted[name].strip():
+                detail = f"missing headers: {', '.join(_missing(call, require))}"
+                return self._refuse(call, Kind.UNIDENTIFIED, "not_identified", detail)
+        if self._rules is not None:
+            for path in paths:
+                if not self._is_allowed(caller, call.method, path):
+                    return self._refuse(call, Kind.FORBIDDEN, "not_allowed", f"{caller} may not do that")
         return None
 
     def observe(self, call: Call, outcome: Outcome) -> None:
@@ -193,8 +231,19 @@ class Guard:
         caller = attempt.call.caller
         if not caller:
             return b""
+        if caller in self._lines:
+            return self._lines[caller]
         shown = caller if is_field_value(caller) else "unnamed"  # it may come out of a header of the caller's
-        return b"%b: %b\r\n" % (CALLER_HEADER, shown.encode())
+        line = b"%b: %b\r\n" % (CALLER_HEADER, shown.encode())
+        if len(self._lines) < _MOST_LINES:
+            self._lines[caller] = line
+        return line
+
+    def _is_protected(self, method: bytes, paths: tuple[bytes, ...]) -> bool:
+        return any(pattern.matches(method, path) for pattern in self._protected for path in paths)
+
+    def _is_allowed(self, caller: str, method: bytes, path: bytes) -> bool:
+        return self._rules is None or any(rule.allows(caller, method, path) for rule in self._rules)
 
     def _proven(self, call: Call) -> tuple[str, tuple[bytes, ...], str]:
         """Who calls, and what else must be there; or why nobody knows."""
@@ -219,17 +268,10 @@ class Guard:
 
     def _unidentify(self, call: Call) -> None:
         """Take off what only a proven caller may say about itself or a user."""
-        taken = frozenset(lower for lower, _, _ in call.fields if self._says_who(lower))
+        taken = frozenset(lower for lower, _, _ in call.fields if self._identity.have(lower))
         if taken:
             call.nominated = call.nominated | taken
 
-    def _says_who(self, name: bytes) -> bool:
-        dashed = name.replace(b"_", b"-")  # CGI-style servers read both as one
-        return any(
-            dashed.startswith(known[:-1]) if known.endswith(b"*") else dashed == known for known in self._identity
-        )
 
-
-def without_slash(path: str) -> str:
-    """A pattern as readings are: in lower case, without a trailing slash."""
-    return path.strip().lower().rstrip("/") or "/"
+def _missing(call: Call, require: tuple[bytes, ...]) -> list[str]:
+    return [name.decode() for name in require if name in call.nominated or not call.noted.get(name, b"").strip()]

@@ -26,6 +26,8 @@ class IncomingDeadline:
     __slots__ = ()
 
     def admit(self, call: Call) -> Failure | None:
+        if READ.isdisjoint(call.noted):
+            return None
         left = time_left(call.noted)
         if left is None:
             return None
