@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass, field
 
 from outrider.config.schema import Accept, Config, Inbound
@@ -33,13 +32,12 @@ def compile_guard(config: Config, inbound: Inbound) -> Guarded:
     tokens: dict[int, TokenProof] = {}
     key_sets: list[tuple[str, str, TokenProof]] = []
     proofs: list[Proof] = []
-    salt = secrets.token_bytes(32)
     for index, accept in enumerate(inbound.accept):
         noted.update(name.lower().encode() for name in accept.require)
         if accept.header is not None:
             caller = CallerName(accept.caller)
             noted |= {accept.header.lower().encode(), *caller.headers}
-            proof = KeyProof(accept.header, accept.values, caller, salt, accept.require, accept.forward)
+            proof = KeyProof(accept.header, accept.values, caller, accept.require, accept.forward)
             keys[index] = proof
             proofs.append(proof)
         elif accept.jwt is not None:

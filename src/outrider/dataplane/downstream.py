@@ -577,7 +577,7 @@ class Downstream:
         self._upgrading = (b"upgrade" in call.noted or call.method == b"CONNECT") and self._parser.should_upgrade()
         self._served += 1
         head = self._line + self._feed
-        if (b" RTSP/" in head or b" ICE/" in head) and failure is None and names_other_protocol(call.target, head):
+        if failure is None and names_other_protocol(call.target, head):
             failure = Failure(Kind.BAD_REQUEST, "the request line is not one of HTTP/1.1")
         self._line = b""
         if call.method == b"CONNECT":

@@ -17,6 +17,7 @@ MOST: Final = 256
 # What makes a path more than one thing: escapes, parameters, other separators, dot segments, doubled slashes, case, and
 # what some readers cut off.
 _PLAIN: Final = re.compile(rb"/|(?:/[a-z0-9_~!$&'()*+,=:@-][a-z0-9._~!$&'()*+,=:@-]*)+/?")
+_QUESTION_MARK: Final = 0x3F
 _PARAMETERS: Final = re.compile(rb";[^/]*")
 _SLASHES: Final = re.compile(rb"/{2,}")
 _SPACES: Final = re.compile(rb"[ \t\r\n\x00]+(?=/|\Z)")
@@ -26,9 +27,9 @@ _CUT: Final = re.compile(rb"[\x00?#].*", re.S)
 def readings(path: bytes) -> tuple[bytes, ...]:
     """All readings of a request path, without its query, in lower case and without a trailing slash. The common path
     has one; never more than MOST."""
-    bare = path.partition(b"?")[0]
+    bare = path.partition(b"?")[0] if _QUESTION_MARK in path else path
     if _PLAIN.fullmatch(bare):
-        return (bare.rstrip(b"/") or b"/",)
+        return (bare.rstrip(b"/") or b"/",) if bare.endswith(b"/") else (bare,)
     found = {_comparable(bare)}
     unread = list(found)
     while unread and len(found) < MOST:

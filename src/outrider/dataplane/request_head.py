@@ -26,6 +26,7 @@ _CLIMBS: Final = re.compile(rb"(?:[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?:[/\\;]|%2f|%5c
 _PROTOCOLS: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
 _NEVER_SWITCH: Final = (b"h2c", b"h2", b"http", b"tls")
 _OWS: Final = b" \t"
+_HASH: Final = 0x23
 _SPECIAL_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
 _MAX_KNOWN_HOSTS: Final = 256
 
@@ -57,7 +58,7 @@ def read_head(call: Call, version: str, proxy: Proxy, may_be_large: bool) -> Fai
                 value = noted[lower] + b", " + value  # one value, as RFC 9110 §5.3 combines them
             noted[lower] = value
     target = call.target
-    if target[:1] != b"/" or not target.isascii() or b"#" in target or call.method in _SPECIAL_METHODS:
+    if target[:1] != b"/" or not target.isascii() or _HASH in target or call.method in _SPECIAL_METHODS:
         failure = _check_target(call.method, target)
         if failure is not None:
             return failure
@@ -76,6 +77,8 @@ def climbs(path: bytes) -> bool:
 
 def names_other_protocol(target: bytes, head: bytes) -> bool:
     """Whether a request line says RTSP or ICE, which the parser takes for HTTP. `head` is what it was read from."""
+    if head.find(b" RTSP/") < 0 and head.find(b" ICE/") < 0:
+        return False
     return re.search(re.escape(target) + rb" +(?:RTSP|ICE)/", head) is not None
 
 
@@ -102,7 +105,7 @@ def _check_target(method: bytes, target: bytes) -> Failure | None:
         if _is_host(target) and b":" in target.rpartition(b"]")[2]:
             return None
         return Failure(Kind.BAD_REQUEST, "the target of CONNECT must be HOST:PORT")
-    if b"#" in target or not target.isascii():
+    if _HASH in target or not target.isascii():
         return Failure(Kind.BAD_REQUEST, "the request target has characters that must be percent-encoded")
     if target == b"*":
         return None if method == b"OPTIONS" else Failure(Kind.BAD_REQUEST, "only OPTIONS may have * as its target")
@@ -142,7 +145,7 @@ def _check_framing(call: Call, noted: dict[bytes, bytes], proxy: Proxy) -> Failu
     if connection is not None:
         call.nominated = nominated_fields(connection)
         options = connection.lower()
-        if b"close" in options:
+        if options.find(b"close") >= 0:
             call.keep_alive = False
         elif not call.minor and b"keep-alive" in _tokens(options) and call.target.startswith(b"/"):
             call.keep_alive = True  # asked for by HTTP/1.0; a forward proxy must not (RFC 9112 §9.3)

@@ -581,7 +581,7 @@ class Upstream:
                 response.lines += (name, b": ", value, b"\r\n")
         elif lower == b"connection":
             self._nominated = self._nominated | nominated_fields(value)
-            self._closing = self._closing or b"close" in value.lower()
+            self._closing = self._closing or value.lower().find(b"close") >= 0
         elif lower == b"transfer-encoding":
             # Passing on a transfer coding that we take out of the head would garble the body. The parser takes spaces
             # behind the name, but with a tab there it reads the body to the end of the connection.

@@ -52,6 +52,8 @@ RESPONSE_NOTED: Final = HOP_BY_HOP | frozenset(
 # versions, and what was common before.
 RATE_LIMITS: Final = frozenset((b"ratelimit", b"ratelimit-reset", b"x-ratelimit-reset"))
 
+# As a number: Python finds a byte in bytes much faster than bytes in bytes.
+_UNDERSCORE: Final = 0x5F
 _PLAIN_CONNECTION: Final = frozenset((b"keep-alive", b"close"))
 
 # Trailer fields are for what the target can only say at the end; these belong in front, or are nobody's to set there
@@ -121,7 +123,7 @@ def request_head(call: Call, endpoint: Endpoint, owned: frozenset[bytes], lines:
     parts = [call.method, b" ", path, endpoint.host_line]
     nominated = call.nominated
     for lower, name, value in call.fields:
-        if lower in owned or lower in nominated or (b"_" in lower and lower.replace(b"_", b"-") in owned):
+        if lower in owned or lower in nominated or (_UNDERSCORE in lower and lower.replace(b"_", b"-") in owned):
             continue
         parts += (name, b": ", value, b"\r\n")
     if call.chunked:
