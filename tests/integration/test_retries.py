@@ -10,7 +10,9 @@ import pytest
 
 from tests.integration.conftest import Outrider
 from tests.integration.harness import (
+    BrokenError,
     Client,
+    Exchange,
     Target,
     chunked,
     close_unanswered,
@@ -361,3 +363,53 @@ async def test_a_route_may_retry_posts_by_its_own_word(outrider: Outrider) -> No
         assert (await exchange(proxy.port, request("POST", "/user/safe/x", b"1"))).status == 200
         assert (await exchange(proxy.port, request("POST", "/user/other", b"2"))).status == 503
     assert target.bodies() == [b"1", b"1", b"2"]
+
+
+# ---------------------------------------------------------------- answers that break off
+
+KEYED = "retry: { backoff: 1ms..5ms, idempotency_key: generate }"
+BROKEN_OFF = [
+    pytest.param(raw(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\npa", then="close"), id="length"),
+    pytest.param(raw(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\npa\r\n", then="close"), id="chunked"),
+    pytest.param(raw(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\n", then="reset"), id="head alone"),
+]
+
+
+@pytest.mark.parametrize("first", BROKEN_OFF)
+async def test_a_keyed_post_is_answered_whole_or_made_again(outrider: Outrider, first: object) -> None:
+    """The app does not know a key that we have made, so it must not be left with half an answer."""
+    async with Target([first, plain(201, b"paid")]) as target, outrider(config(target.url, KEYED)) as proxy:
+        answer = await exchange(proxy.port, request("POST", "/user/x", b"charge"))
+        assert (answer.status, answer.body, answer.get("x-outrider-attempts")) == (201, b"paid", "2")
+        one, two = (seen.get("idempotency-key") for seen in target.seen)
+        assert one == two is not None
+
+
+@pytest.mark.parametrize("first", BROKEN_OFF)
+async def test_without_a_key_an_app_sees_that_an_answer_broke_off(outrider: Outrider, first: object) -> None:
+    """What has been passed on cannot be taken back, and a plain POST is not made again."""
+    async with Target([first, plain()]) as target, outrider(config(target.url, QUICK)) as proxy:
+        with pytest.raises(BrokenError):
+            await exchange(proxy.port, request("POST", "/user/x", b"charge"))
+        assert len(target.seen) == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "size"), [(KEYED + "\n    attempt_timeout: 100ms", 4), (KEYED, 100_000)], ids=["slow", "large"]
+)
+async def test_an_answer_is_not_held_for_ever(outrider: Outrider, more: str, size: int) -> None:
+    """One that is larger than what we keep, or takes longer than a try may, is passed on as it comes."""
+    finish = asyncio.Event()
+
+    async def hesitant(one: Exchange) -> None:
+        await one.send(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\nx" % size)
+        await finish.wait()
+        await one.send(b"x" * (size - 1))
+
+    async with Target(hesitant) as target, outrider(config(target.url, more)) as proxy, Client(proxy.port) as client:
+        await client.send(request("POST", "/user/x", b"charge"))
+        head = await client.head("POST")
+        finish.set()
+        assert head.status == 200
+        assert b"".join([piece async for piece in client.body(head)]) == b"x" * size
+        assert len(target.seen) == 1

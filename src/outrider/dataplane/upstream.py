@@ -378,6 +378,9 @@ class Upstream:
             kind = Kind.DEADLINE if now >= attempt.call.deadline else Kind.ATTEMPT_TIMEOUT
             self._fail(kind, _NO_ANSWER[kind])
             self._settle()
+        elif self._sink is None and not self.settled:
+            self.pause_reading()
+            self._settle()  # it has been held for long enough: the app gets what is there
         elif not self.response.complete:
             self._body_expired(attempt, now)
 
@@ -504,10 +507,18 @@ class Upstream:
                 response.pieces += self._collected
             self._collected = []
         if not response.complete and self.failure is None:
-            if self._sink is not None:
+            if self._sink is not None or self._is_held():
                 return
             self.pause_reading()  # until somebody wants the rest
         self._settle()
+
+    def _is_held(self) -> bool:
+        """Whether nobody wants this answer before it is whole, and it is small enough to wait for that."""
+        attempt, response = self.attempt, self.response
+        if attempt is None or self.settled or not attempt.call.route.retry.holds(attempt.call):
+            return False
+        size = response.length if response.length is not None else sum(map(len, response.pieces))
+        return size <= attempt.call.downstream.proxy.limits.replay_bytes
 
     def _settle(self) -> None:
         """There is news for the call."""

@@ -75,6 +75,17 @@ class Retry:
             and b"idempotency-key" not in call.route.owned
         )
 
+    def holds(self, call: Call) -> bool:
+        """Whether the app should not see any of an answer before it is whole: a keyed POST can be made again, but only
+        by us, since the app may not know the key."""
+        return (
+            self.max_retries > 0
+            and call.method not in IDEMPOTENT
+            and self.repeatable(call)
+            and call.may_repeat()
+            and self.forbidden(call) is None
+        )
+
     def forbidden(self, call: Call) -> str | None:
         """Who has said that this call is not to be repeated, as a metric label: the app, or the app's own caller, by
         being on a retry already."""
