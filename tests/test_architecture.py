@@ -21,7 +21,9 @@ KNOWS_BOTH = {
     "controlplane/limits.py": {"adaptive", "concurrency", "rate_limit"},  # the compiler's part for limits
     "controlplane/credentials.py": {"credentials"},  # the compiler's part for them
     "controlplane/secrets.py": {"credentials", "guard", "tokens"},  # replaces values that have changed
-    "controlplane/idempotency_store.py": {"idempotency"},  # keeps what it remembers
+    "controlplane/idempotency/sqlite.py": {"idempotency"},  # keeps what it remembers
+    "controlplane/idempotency/redis.py": {"idempotency"},
+    "controlplane/idempotency/app.py": {"guard", "idempotency"},  # asks the app as the guard does
     "controlplane/admin/server.py": {"breaker"},  # shows, opens and closes circuits
 }
 

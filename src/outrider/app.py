@@ -110,7 +110,7 @@ class App:
                 key_set = jwks.KeySet(source, alg, proof)
                 self._upkeep.append(asyncio.create_task(key_set.watch(await key_set.look())))
         if runtime.compiled.idempotency is not None:
-            store = runtime.compiled.idempotency[1]
+            store = runtime.compiled.idempotency.store
             await store.open()
             self._upkeep.append(asyncio.create_task(store.watch()))
         if runtime.compiled.checked:
@@ -127,9 +127,7 @@ class App:
             for endpoint in cluster.endpoints:
                 endpoint.pool.close()
         if self.runtime.compiled.idempotency is not None:
-            policy, store = self.runtime.compiled.idempotency
-            await policy.settle()
-            await store.close()
+            await self.runtime.compiled.idempotency.close()
         for runner in self._runners:
             await runner.cleanup()
         self._runners.clear()

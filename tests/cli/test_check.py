@@ -15,7 +15,7 @@ MINIMAL = "service: booking\nservices:\n  user: http://127.0.0.1:3001\n"
 MISTAKES = """\
 service: booking-service
 listen: 4100
-redis: { url: "redis://h" }
+outbox: { store: sqlite }
 instance: ${NOBODY_SETS_THIS}
 defaults:
   timeout: 5000
@@ -45,7 +45,7 @@ services:
 # Line, column, and a word that the complaint or its remedy contains.
 EXPECTED = [
     (2, 9, "HOST:PORT"),
-    (3, 8, "not supported yet"),
+    (3, 9, "not supported yet"),
     (4, 11, "NOBODY_SETS_THIS"),
     (6, 12, "did you mean 5000s or 5000ms?"),
     (7, 3, "line 6"),

@@ -95,7 +95,7 @@ INVALID: dict[str, dict[str, Any]] = {
     "unknown key in a service": user(timout="1s"),
     "bare number": user(timeout=5),
     "version": {**BASE, "version": 2},
-    "later key": {**BASE, "redis": {"url": "redis://h"}},
+    "later key": {**BASE, "outbox": {"store": "sqlite"}},
     "later key in a service": user(contract={"openapi": "user.yaml"}),
     "rate": user(rate_limit="50"),
     "scheme": {**BASE, "services": {"user": "ftp://h"}},

@@ -106,6 +106,16 @@ ACCEPTED: dict[str, dict[str, Any]] = {
             "idempotency": {"store": "/var/lib/outrider/x.db", "ttl": "1h", "exempt": ["POST /login"]},
         }
     ),
+    "keys remembered together": top(
+        redis={"url": "rediss://user:word@redis:6380/2", "timeout": "500ms"},
+        inbound={
+            "listen": "0.0.0.0:4103",
+            "app": "http://h:1",
+            "protect": [],
+            "idempotency": {"store": "redis", "after_crash": "ask", "ask": "/internal/executions/{key}?full=1"},
+        },
+    ),
+    "redis in a file": top(redis={"url": "unix:///run/redis.sock"}),
 }
 
 
@@ -116,7 +126,6 @@ def test_accepted(tmp_path: Any, name: str) -> None:
 
 
 LATER: dict[str, dict[str, Any]] = {
-    "redis": top(redis={"url": "redis://127.0.0.1:6379/0"}),
     "outbox": top(outbox={"store": "sqlite"}),
     "observability.tracing": top(observability={"tracing": {"otlp": "http://h"}}),
     "services.user.env": service(env="USER_URL"),
@@ -139,7 +148,16 @@ def test_not_supported_yet(tmp_path: Any, name: str) -> None:
     assert "not supported yet" in problem.message
 
 
+def remembering(**settings: Any) -> dict[str, Any]:
+    return top(inbound={"listen": "0.0.0.0:4103", "app": "http://h:1", "protect": [], "idempotency": settings})
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "no such store": (remembering(store="memory"), "inbound.idempotency.store", "an absolute path or redis"),
+    "redis nowhere": (remembering(store="redis"), "inbound.idempotency.store", "redis: { url:"),
+    "nothing to ask": (remembering(after_crash="ask"), "inbound.idempotency.after_crash", "ask: /internal"),
+    "asked without a key": (remembering(after_crash="ask", ask="/done"), "inbound.idempotency.ask", "{key}"),
+    "redis over http": (top(redis={"url": "http://secret@redis"}), "redis.url", "redis://127.0.0.1:6379/0"),
     "listen: port": (top(listen=4100), "listen", "expected HOST:PORT"),
     "listen: host": (top(listen="localhost"), "listen", "expected HOST:PORT"),
     "listen: range": (top(listen="127.0.0.1:70000"), "listen", "expected HOST:PORT"),

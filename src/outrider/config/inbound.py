@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from outrider.config.schema import Accept, Config, Inbound
+from outrider.config.schema import Accept, Config, Idempotency, Inbound
 from outrider.config.source import Document, KeyPath
 from outrider.model.messages import is_field_value
 from outrider.model.patterns import comparable, is_named
@@ -23,6 +23,19 @@ def check_inbound(config: Config, document: Document) -> None:
         message = "nothing is accepted as proof, so everybody is refused"
         document.complain(place, message, "say what proves a caller under inbound.accept, or protect: []", warn=True)
     _check_rules(inbound, document)
+    if inbound.idempotency:
+        _check_idempotency(config, inbound.idempotency, document, ("inbound", "idempotency"))
+
+
+def _check_idempotency(config: Config, settings: Idempotency, document: Document, at: KeyPath) -> None:
+    if settings.store == "redis" and config.redis is None:
+        hint = "redis: { url: redis://127.0.0.1:6379/0 }"
+        document.complain((*at, "store"), "nothing says where redis is", hint)
+    if settings.after_crash == "ask" and settings.ask is None and (*at, "ask") not in document.marks:
+        hint = "ask: /internal/executions/{key}"
+        document.complain((*at, "after_crash"), "nothing says what to ask the app", hint)
+    if settings.ask is not None and settings.after_crash != "ask":
+        document.complain((*at, "ask"), "the app is not asked", "after_crash: ask", warn=True)
 
 
 def _check_accept(inbound: Inbound, accept: Accept, document: Document, at: KeyPath) -> None:

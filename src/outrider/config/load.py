@@ -174,7 +174,7 @@ def _translate_all(document: Document, items: list[Any], paths: list[KeyPath]) -
         _translate(document, item, path)
 
 
-_SECRETS = (("admin", "token"),)
+_SECRETS = (("admin", "token"), ("redis", "url"))
 _PROOFS = ("inbound", "accept")  # keys of others
 
 

@@ -197,10 +197,22 @@ def _inbound_key(value: Any) -> Any:
 
 def _store_path(value: Any) -> Any:
     text = str(value)
-    if text.startswith("redis"):
-        raise PydanticCustomError("not_yet", "redis is not supported yet; give the path of an SQLite file")
-    if not text.startswith("/"):
-        raise _fail(f"expected an absolute path, got {text}")
+    if text != "redis" and not text.startswith("/"):
+        raise _fail(f"expected an absolute path or redis, got {text}")
+    return text
+
+
+def _lookup_path(value: Any) -> Any:
+    text = str(value)
+    if not re.fullmatch(r"/[^#\s]*", text) or "{key}" not in text:
+        raise _fail(f"expected a path with {{key}} in it, like /internal/executions/{{key}}, got {text}")
+    return text
+
+
+def _redis_url(value: Any) -> Any:
+    text = str(value)
+    if not re.fullmatch(r"rediss?://[^/\s]+(/\d+)?(\?\S*)?|unix://\S+", text):
+        raise _fail("expected a URL like redis://127.0.0.1:6379/0, rediss://... or unix:///run/redis.sock")
     return text
 
 
@@ -328,16 +340,19 @@ class Idempotency(Base):
     ttl: Positive = 86400.0
     """For how long."""
     store: Annotated[str, BeforeValidator(_store_path)] = "/var/lib/outrider/idempotency.db"
-    """An SQLite file."""
+    """An SQLite file, or `redis`: then several guards of one service remember together."""
     max_answer: Size = 256 * 1024
     """How large an answer is kept; of larger ones only that they were given."""
     max_entries: Annotated[Whole, Field(ge=1)] = 100_000
-    """How many; what expires first goes first."""
+    """How many in an SQLite file; what expires first goes first."""
     on_error: Literal["refuse", "pass"] = "refuse"
     """What becomes of keyed calls while the store cannot be used: 503, or as if they had no key."""
-    after_crash: Literal["refuse", "repeat"] = "refuse"
-    """What becomes of a call that was under way when the guard was killed: 409, or executed again, for apps that know
-    repetitions themselves."""
+    after_crash: Literal["refuse", "repeat", "ask"] = "refuse"
+    """What becomes of a call that was handed to the app and whose end nobody heard, because the guard was killed or
+    the connection broke: 409; executed again, for apps that know repetitions themselves; or the app is asked."""
+    ask: Annotated[str, BeforeValidator(_lookup_path)] | None = None
+    """A path of the app with {key} in it. GET answers what the call with that key was answered, and 404 if the app has
+    neither executed nor begun it."""
     exempt: list[Annotated[str, BeforeValidator(_match)]] = []
     """METHOD /path of operations whose answers must not be stored."""
 
@@ -770,6 +785,15 @@ class Dns(Base):
     """How long an answer may take."""
 
 
+class Redis(Base):
+    """Where what several sidecars share is kept. Used only by what asks for it."""
+
+    url: Annotated[str, BeforeValidator(_redis_url), Field(repr=False)]
+    """redis://HOST:PORT/DB, rediss://... (TLS) or unix:///PATH."""
+    timeout: Positive = 1.0
+    """How long an answer may take."""
+
+
 class Shutdown(Base):
     drain: Duration = 25.0
     """How long live calls may take after SIGTERM."""
@@ -803,7 +827,7 @@ class Config(Base):
     ] = Field(min_length=1)
     """The services the app may call, by the name it calls them."""
     dns: Dns = Dns()
-    redis: NotYet = None
+    redis: Redis | None = None
     outbox: NotYet = None
     limits: Limits = Limits()
     observability: Observability = Observability()

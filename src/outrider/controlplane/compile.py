@@ -13,8 +13,7 @@ from outrider.config.schema import Fallback as FallbackConfig
 from outrider.controlplane.certificates import Certificates
 from outrider.controlplane.credentials import minter
 from outrider.controlplane.endpoints import Discovered, EndpointMaker
-from outrider.controlplane.idempotency_store import SqliteStore
-from outrider.controlplane.inbound import Guarded, compile_guard, compile_idempotency
+from outrider.controlplane.inbound import Guarded, Remembered, compile_guard, compile_idempotency
 from outrider.controlplane.limits import concurrency, rate_limit
 from outrider.dataplane.balance import HASH
 from outrider.dataplane.cluster import Cluster, Endpoint
@@ -31,7 +30,6 @@ from outrider.dataplane.policies.deadline import Deadline
 from outrider.dataplane.policies.fallback import Fallback, Prepared
 from outrider.dataplane.policies.headers import Headers
 from outrider.dataplane.policies.hedge import Hedge, Percentile
-from outrider.dataplane.policies.idempotency import Idempotency
 from outrider.dataplane.policies.idempotency_key import MintKey
 from outrider.dataplane.policies.incoming import READ, AppHealth, IncomingDeadline
 from outrider.dataplane.policies.last_good import LastGood
@@ -79,7 +77,7 @@ class Compiled:
     limits_in_force: list[tuple[str, ConcurrencyLimit]] = field(default_factory=list)  # by service or route
     throttles: list[tuple[str, Throttle]] = field(default_factory=list)
     guarded: Guarded | None = None
-    idempotency: tuple[Idempotency, SqliteStore] | None = None
+    idempotency: Remembered | None = None
     contexts: ContextStore = field(default_factory=ContextStore)
     checked: list[tuple[Cluster, HealthCheck]] = field(default_factory=list)  # that are asked whether they are well
     certificates: Certificates = field(default_factory=Certificates)
@@ -198,7 +196,7 @@ class _Compiler:
         guarded = self._out.guarded = compile_guard(self._config, inbound)
         workers = self._config.workers
         in_flight = concurrency(inbound.max_in_flight or None, inbound.queue, workers)
-        remembered = self._out.idempotency = compile_idempotency(inbound)
+        remembered = self._out.idempotency = compile_idempotency(self._config, inbound)
         parts = Parts(
             deadline=Deadline(NEVER, NEVER),
             context=Context(correlation.header.encode(), ID_FORMATS[correlation.generate]),
@@ -208,7 +206,7 @@ class _Compiler:
             rate_limit=rate_limit(inbound.rate_limit, workers, guarded.noted),
             concurrency=in_flight,
             keep=Keep(self._out.contexts, inbound.identity),
-            idempotency=remembered[0] if remembered is not None else None,
+            idempotency=remembered.policy if remembered is not None else None,
             headers=Headers({}, []),
         )
         self._noted |= guarded.noted | READ

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from outrider.config.schema import Accept, Config, Inbound
-from outrider.controlplane.idempotency_store import SqliteStore
+from outrider.config.schema import Idempotency as IdempotencySettings
+from outrider.controlplane.idempotency.app import AppLookup
+from outrider.controlplane.idempotency.sqlite import SqliteStore
 from outrider.dataplane.policies.guard import CallerName, CertificateProof, Guard, KeyProof, Proof, Rule
 from outrider.dataplane.policies.idempotency import Idempotency
 from outrider.dataplane.policies.tokens import TokenProof
 from outrider.model.patterns import comparable
+
+if TYPE_CHECKING:
+    from outrider.controlplane.idempotency.redis import RedisStore
 
 _SHORTEST = 32  # characters of a secret for HS256 (RFC 7518 §3.2)
 
@@ -66,21 +72,52 @@ def token_keys(alg: str, key: str) -> object:
         raise ValueError(str(error)) from None
 
 
-def compile_idempotency(inbound: Inbound) -> tuple[Idempotency, SqliteStore] | None:
-    """What remembers keyed calls, and where; None where that is not asked for."""
+@dataclass(slots=True)
+class Remembered:
+    """What remembers keyed calls: the policy, its store, and how the app is asked about lost ones."""
+
+    policy: Idempotency
+    store: SqliteStore | RedisStore
+    lookup: AppLookup | None
+
+    async def close(self) -> None:
+        """Write down what is known, and leave."""
+        await self.policy.settle()
+        await self.store.close()
+        if self.lookup is not None:
+            await self.lookup.close()
+
+
+def compile_idempotency(config: Config, inbound: Inbound) -> Remembered | None:
+    """What remembers keyed calls; None where that is not asked for."""
     settings = inbound.idempotency
     if not settings:
         return None
-    store = SqliteStore(settings.store, settings.ttl, settings.max_entries)
+    store = _store(config, settings)
+    lookup = (
+        AppLookup(inbound.app, settings.ask, settings.max_answer)
+        if settings.after_crash == "ask" and settings.ask
+        else None
+    )
     exempt = [comparable(match) for match in settings.exempt]
     policy = Idempotency(
         store,
         max_answer=settings.max_answer,
         strict=settings.on_error == "refuse",
         repeat=settings.after_crash == "repeat",
+        lookup=lookup,
         exempt=exempt,
     )
-    return policy, store
+    return Remembered(policy, store, lookup)
+
+
+def _store(config: Config, settings: IdempotencySettings) -> SqliteStore | RedisStore:
+    if settings.store != "redis":
+        return SqliteStore(settings.store, settings.ttl, settings.max_entries)
+    from outrider.controlplane.idempotency.redis import RedisStore  # needs a library that not everybody has
+
+    assert config.redis is not None  # config/inbound.py has seen to that
+    return RedisStore(config.redis.url, config.service, settings.ttl, config.redis.timeout)
 
 
 def _tokens(config: Config, accept: Accept) -> TokenProof:

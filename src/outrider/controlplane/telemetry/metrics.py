@@ -127,7 +127,7 @@ class OutriderCollector(Collector):
         admitted = [(("proven",), guard.proven), (("public",), guard.public)]
         yield _counter("outrider_guard_calls", "Inbound calls by what is known of the caller", ["caller"], admitted)
         if runtime.compiled.idempotency is not None:
-            counts = [((what,), count) for what, count in runtime.compiled.idempotency[0].counts.items()]
+            counts = [((what,), count) for what, count in runtime.compiled.idempotency.policy.counts.items()]
             yield _counter("outrider_idempotent_calls", "Calls with a key, by what became of them", ["result"], counts)
         contexts = runtime.compiled.contexts
         yield _gauge("outrider_contexts", "Inbound calls whose context is kept", [], [((), contexts.size)])

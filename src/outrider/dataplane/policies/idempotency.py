@@ -6,18 +6,20 @@ come back. It goes on to its end even if its caller leaves or runs out of time: 
 answer that says the app itself failed (5xx) is not kept, and neither is a call that provably never reached the app:
 both may be tried again.
 
-What a crash leaves behind is a call that was handed to the app and whose answer nobody knows. It may have been
-executed, so it is not executed again: those who ask hear 409 until the entry expires, unless the configuration says
-that the app itself knows repetitions (`after_crash: repeat`).
+What a crash leaves behind, or a connection to the app that breaks, is a call that was handed over and whose answer
+nobody knows: it is lost. It may have been executed, so it is not executed again: those who ask hear 409 until the entry
+expires. An app that keeps account can help: it is asked what became of the call (`after_crash: ask`), or it recognises
+repetitions itself (`repeat`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from asyncio import Future
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from time import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from outrider.dataplane.policies.idempotency_key import KEY
@@ -40,16 +42,19 @@ _LATER: Final = frozenset((401, 408, 409, 425, 429))
 _USERS: Final = frozenset((b"authorization", b"cookie"))
 _NOT_IDENTITY: Final = frozenset((b"baggage", b"tracestate"))
 _COME_BACK: Final = 1.0  # seconds
+# Seconds before the app is asked about a lost call, which may still be on its way through the kernel.
+_ON_ITS_WAY: Final = 0.5
+KEY_HEADER: Final = "Idempotency-Key"
 # Seconds that the app may take to the end of a call, whatever its caller's deadline.
 _TO_THE_END: Final = 300.0
 # Fields of an answer that belong to the moment it was given in.
 _OF_THE_MOMENT: Final = frozenset((b"date", b"age", b"content-length", b"connection", b"keep-alive"))
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(slots=True)
 class Entry:
-    """What is known of a key: `fingerprint` of the request, whether it is `done`, and its answer. `lost`: it was under
-    way when the process that had begun it ended."""
+    """What is known of a key: `fingerprint` of the request, whether it is `done`, and its answer. `lost`: nobody heard
+    its end. `since` is when it was last seen alive (Unix seconds); `token` tells it from others of the same key."""
 
     fingerprint: bytes
     done: bool = False
@@ -57,13 +62,16 @@ class Entry:
     status: int = 0
     headers: tuple[tuple[bytes, bytes], ...] = ()
     body: bytes = b""
+    since: float = 0.0
+    token: str = ""
 
 
 class Store(Protocol):
     """Where keys are remembered. Raises StoreError when it cannot say or keep anything."""
 
-    async def begin(self, key: bytes, fingerprint: bytes) -> Entry | None:
-        """Take the key; what is known of it already, or None if it is ours now."""
+    async def begin(self, key: bytes, fingerprint: bytes, instead_of: str = "") -> Entry | None:
+        """Take the key; what is known of it already, or None if it is ours now. A lost entry is replaced if this is
+        its token."""
 
     async def finish(self, key: bytes, entry: Entry) -> None:
         """The call has been answered."""
@@ -76,11 +84,20 @@ class StoreError(Exception):
     """The store is corrupt, full or locked; the message says which."""
 
 
+class UnknownError(Exception):
+    """The app does not say whether it has executed a call; the message says why."""
+
+
+# Of a key and its caller: the answer that the app has given, or None if it has not executed the call. Raises
+# UnknownError.
+Lookup = Callable[[bytes, str], Awaitable[Reply | None]]
+
+
 class Idempotency:
     """Of all keyed calls that reach the app. `max_answer` (bytes) bounds what is kept of one answer; `strict` refuses
     calls while the store cannot be used, otherwise they pass as if they had no key. Counts by what became of calls."""
 
-    __slots__ = ("_exempt", "_jobs", "_max_answer", "_repeat", "_store", "_strict", "counts")
+    __slots__ = ("_exempt", "_jobs", "_lookup", "_max_answer", "_repeat", "_store", "_strict", "counts")
 
     def __init__(
         self,
@@ -89,16 +106,20 @@ class Idempotency:
         max_answer: int,
         strict: bool = True,
         repeat: bool = False,
+        lookup: Lookup | None = None,
         exempt: Sequence[PathPattern] = (),
     ) -> None:
-        """`repeat`: what a crash has left under way is executed again. `exempt`: operations nothing is stored of."""
+        """Lost calls are executed again with `repeat`, and asked after with `lookup`. `exempt`: operations nothing is
+        stored of."""
         self._exempt = tuple(exempt)
         self._store = store
         self._max_answer = max_answer
         self._strict = strict
         self._repeat = repeat
+        self._lookup = lookup
         self._jobs: set[asyncio.Task[None]] = set()
         self.counts = {"executed": 0, "replayed": 0, "in_progress": 0, "mismatch": 0, "lost": 0, "unavailable": 0}
+        self.counts |= {"recovered": 0, "repeated": 0}
 
     def admit(self, call: Call) -> Failure | Awaitable[Failure | Reply | None] | None:
         """Ask the store about a keyed call; everything else passes."""
@@ -124,9 +145,8 @@ class Idempotency:
         call.unstoppable = call.body is None or call.body.complete
         try:
             known = await self._begin(name, fingerprint)
-            if known is not None and known.lost and self._repeat and known.fingerprint == fingerprint:
-                await self._store.forget(name)
-                known = await self._store.begin(name, fingerprint)
+            if known is not None and known.lost and known.fingerprint == fingerprint:
+                known = await self._recover(call, name, key, known)
         except StoreError as error:
             self.counts["unavailable"] += 1
             call.note(f"the store of idempotency keys cannot be used: {error}")
@@ -142,9 +162,33 @@ class Idempotency:
         call.recorder = Recorder(self._max_answer, permit.answered)
         return None
 
-    async def _begin(self, name: bytes, fingerprint: bytes) -> Entry | None:
+    async def _recover(self, call: Call, name: bytes, key: bytes, lost: Entry) -> Entry | None:
+        """What can be done about a lost call: None if it is to be executed now, its answer, or nothing."""
+        if self._lookup is not None:
+            try:
+                if time() - lost.since < _ON_ITS_WAY:
+                    raise UnknownError("it has just been handed over")
+                answer = await self._lookup(key, call.caller)
+            except UnknownError as error:
+                call.note(f"what became of the first call is not known: {error}")
+                return lost
+            if answer is not None:
+                self.counts["recovered"] += 1
+                call.note("the app has said what it had answered")
+                kept = tuple(header for header in answer.headers if header[0].lower() not in _OF_THE_MOMENT)
+                entry = Entry(lost.fingerprint, True, False, answer.status, kept, answer.body)
+                await self._store.finish(name, entry)
+                return entry
+        elif not self._repeat:
+            return lost
+        known = await self._begin(name, lost.fingerprint, lost.token)
+        if known is None:
+            self.counts["repeated"] += 1
+        return known
+
+    async def _begin(self, name: bytes, fingerprint: bytes, instead_of: str = "") -> Entry | None:
         """Take the key. A call that is cancelled meanwhile gives it back."""
-        asking = asyncio.ensure_future(self._store.begin(name, fingerprint))
+        asking = asyncio.ensure_future(self._store.begin(name, fingerprint, instead_of))
         try:
             return await asyncio.shield(asking)
         except asyncio.CancelledError:
@@ -164,8 +208,8 @@ class Idempotency:
             return Reply(known.status, [*known.headers, (b"idempotent-replayed", b"true")], known.body)
         if known.lost:
             self.counts["lost"] += 1
-            detail = "this call was under way when its guard ended; whether it was executed is not known"
-            return Failure(Kind.IN_PROGRESS, detail)
+            detail = "this call was handed to the app, and nobody heard its end; whether it was executed is not known"
+            return Failure(Kind.IN_PROGRESS, detail, retry_after=_COME_BACK if self._lookup is not None else None)
         self.counts["in_progress"] += 1
         return Failure(
             Kind.IN_PROGRESS, "the first call with this Idempotency-Key is under way", retry_after=_COME_BACK
@@ -177,6 +221,11 @@ class Idempotency:
         job = asyncio.ensure_future(_quietly(work))
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
+
+    @property
+    def asks(self) -> bool:
+        """Whether the app is asked about what is not known."""
+        return self._lookup is not None
 
     async def settle(self) -> None:
         """Wait until everything has been written down."""
@@ -216,10 +265,13 @@ class Permit:
         entry = self._entry
         if entry is not None and entry.status < 500 and entry.status not in _LATER:
             self._owner.keep(self._name, entry)
-        elif entry is not None or attempt is None or not attempt.admitted or attempt.unsent:
-            self._owner.keep(self._name, None)  # failed, or never got there
+        elif attempt is None or not attempt.admitted or attempt.unsent:
+            self._owner.keep(self._name, None)  # it never got there
+        elif entry is not None and not (self._owner.asks and entry.status >= 500):
+            self._owner.keep(self._name, None)  # the app has said that nothing came of it
         else:
-            # It was handed to the app, and nobody heard the end: the caller left, or the answer broke off.
+            # It was handed to the app, and nobody heard the end: the caller left, or the answer broke off. And where
+            # the app can be asked, a failure need not be believed: something in between may have made it.
             self._owner.keep(self._name, Entry(self._fingerprint, lost=True))
 
 

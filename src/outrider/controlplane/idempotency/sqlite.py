@@ -1,4 +1,4 @@
-"""Where the guard remembers keys: one SQLite file, written by one thread beside the event loop.
+"""Where one guard remembers keys: an SQLite file, written by one thread beside the event loop.
 
 In WAL mode with `synchronous=NORMAL` a killed process loses nothing; a machine that loses power may lose the last
 moments (https://sqlite.org/wal.html). Several workers may share the file. An entry that is under way belongs to the
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import time
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from outrider.dataplane.policies.idempotency import Entry, StoreError
 
@@ -57,8 +57,8 @@ class SqliteStore:
         except StoreError:
             pass  # it has been logged, and calls hear of it
 
-    async def begin(self, key: bytes, fingerprint: bytes) -> Entry | None:
-        return await self._do(lambda: self._begin(key, fingerprint))
+    async def begin(self, key: bytes, fingerprint: bytes, instead_of: str = "") -> Entry | None:
+        return await self._do(lambda: self._begin(key, fingerprint, instead_of))
 
     async def finish(self, key: bytes, entry: Entry) -> None:
         await self._do(lambda: self._finish(key, entry))
@@ -91,7 +91,7 @@ class SqliteStore:
     async def _do(self, work: Callable[[], T]) -> T:
         try:
             result = await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except (sqlite3.Error, OSError, RuntimeError) as error:
+        except (sqlite3.Error, OSError, RuntimeError, ValueError, TypeError) as error:
             raise self._failed(error) from None
         self._complained = ""
         return result
@@ -124,7 +124,7 @@ class SqliteStore:
     def _run(self, sql: str, values: tuple[object, ...]) -> None:
         self._connected().execute(sql, values)
 
-    def _begin(self, key: bytes, fingerprint: bytes) -> Entry | None:
+    def _begin(self, key: bytes, fingerprint: bytes, instead_of: str) -> Entry | None:
         database = self._connected()
         now = self._clock()
         database.execute("BEGIN IMMEDIATE")
@@ -132,21 +132,26 @@ class SqliteStore:
             row = database.execute(
                 "SELECT fingerprint, state, owner, status, headers, body, expires FROM calls WHERE name = ?", (key,)
             ).fetchone()
-            if row is None or row[6] <= now:
+            known = self._known(row) if row is not None and row[6] > now else None
+            if known is None or (known.lost and known.token == instead_of):
                 database.execute(
                     "INSERT OR REPLACE INTO calls (name, fingerprint, state, owner, expires) VALUES (?, ?, ?, ?, ?)",
                     (key, fingerprint, _RUNNING, self._owner, now + self._ttl),
                 )
                 known = None
-            else:
-                headers = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in json.loads(row[4]))
-                lost = row[1] == _LOST or (row[1] == _RUNNING and not self._alive(row[2]))
-                known = Entry(bytes(row[0]), row[1] == _DONE, lost, row[3], headers, bytes(row[5]))
         except BaseException:
             database.execute("ROLLBACK")
             raise
         database.execute("COMMIT")
         return known
+
+    def _known(self, row: tuple[Any, ...]) -> Entry:
+        """A row of the table, as the policy knows it."""
+        fingerprint, state, owner, status, lines, body, expires = row
+        headers = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in json.loads(lines))
+        lost = state == _LOST or (state == _RUNNING and not self._alive(owner))
+        done, since, token = state == _DONE, expires - self._ttl, f"{owner} {expires}"
+        return Entry(bytes(fingerprint), done, lost, status, headers, bytes(body), since, token)
 
     def _finish(self, key: bytes, entry: Entry) -> None:
         headers = json.dumps([(name.decode("latin-1"), value.decode("latin-1")) for name, value in entry.headers])

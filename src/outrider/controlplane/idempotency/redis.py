@@ -1,0 +1,195 @@
+"""Where several guards remember keys together: one Redis.
+
+An entry is one string: a line with its state and its token, a line of JSON, and the body of the answer. What must
+happen at once is a script. Redis forgets entries by itself when they expire; how many there may be is its own business.
+
+Guards on other machines cannot be looked at, so each of them keeps a key of its own alive. An entry that is under way
+and whose guard has no such key any more is `lost`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import secrets
+import socket
+from collections.abc import Awaitable, Callable
+from time import time
+from typing import Any, Final, TypeVar, cast
+
+from redis.asyncio import Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as NotConnectedError
+from redis.exceptions import RedisError
+
+from outrider.dataplane.policies.idempotency import Entry, StoreError
+
+log = logging.getLogger("outrider")
+T = TypeVar("T")
+
+_ALIVE_EVERY: Final = 3.0
+_ALIVE_FOR: Final = 15.0  # seconds without a sign after which a guard is taken for dead
+_MOST_UNDONE: Final = 10_000
+_USERINFO: Final = re.compile(r"//[^/@]*@")
+
+# KEYS: the entry, and that its guard is alive. ARGV: the new entry, its milliseconds, the token of the lost entry that
+# it may replace (or nothing), the milliseconds of being alive.
+_BEGIN: Final = """
+local known = redis.call('GET', KEYS[1])
+local lost = ARGV[3] ~= '' and known and string.sub(known, 1, 1) ~= 'd'
+if known and not (lost and string.sub(known, 3, 2 + #ARGV[3]) == ARGV[3]) then return known end
+redis.call('SET', KEYS[2], '1', 'PX', ARGV[4])
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return false
+"""
+# KEYS: the entry. ARGV: the token that it must have, or nothing.
+_FORGET: Final = """
+local known = redis.call('GET', KEYS[1])
+if not known or string.sub(known, 1, 1) == 'd' then return 0 end
+if ARGV[1] ~= '' and string.sub(known, 3, 2 + #ARGV[1]) ~= ARGV[1] then return 0 end
+return redis.call('DEL', KEYS[1])
+"""
+
+
+class RedisStore:
+    """`ttl` and `timeout` (of one exchange with Redis) in seconds. Services do not see each other's keys."""
+
+    def __init__(self, url: str, service: str, ttl: float, timeout: float, clock: Callable[[], float] = time) -> None:
+        self._shown = _USERINFO.sub("//***@", url)
+        self._prefix = f"outrider:idempotency:{service}:"
+        self._ttl = round(ttl * 1000)
+        self._clock = clock
+        self._guard = f"{socket.gethostname()}-{secrets.token_hex(8)}"
+        self._alive = f"{self._prefix}alive:{self._guard}"
+        self._begun = 0
+        self._complained = ""
+        self._unsure: dict[str, str] = {}  # entries that may have been begun although we did not hear of it
+        # Once more on a connection that Redis has closed meanwhile: each of our scripts may run twice.
+        self._redis = Redis.from_url(
+            url,
+            socket_timeout=timeout,
+            socket_connect_timeout=timeout,
+            retry=Retry(NoBackoff(), 1, (NotConnectedError,)),
+            retry_on_timeout=False,
+        )
+        self._begin_script = self._redis.register_script(_BEGIN)
+        self._forget_script = self._redis.register_script(_FORGET)
+
+    async def open(self) -> None:
+        """Show that we are alive; if Redis cannot be reached, every use of it fails until it can."""
+        try:
+            await self._tell()
+            await self._do(self._look_at_eviction())
+        except StoreError:
+            pass  # it has been logged, and calls hear of it
+
+    async def begin(self, key: bytes, fingerprint: bytes, instead_of: str = "") -> Entry | None:
+        self._begun += 1
+        token = f"{self._guard}.{self._begun}"
+        name = self._prefix + key.hex()
+        new = _written(b"r", token, Entry(fingerprint), self._clock())
+        args = (new, self._ttl, instead_of, round(_ALIVE_FOR * 1000))
+        try:
+            known: bytes | None = await self._do(self._begin_script(keys=[name, self._alive], args=args))
+            if known is None:
+                return None
+            state, found, entry = self._read(name, known)
+            if found == token:
+                return None  # it is the second time that we ask, and the first one has arrived
+            if state == b"r" and not await self._lives(found):
+                state = b"l"
+        except (StoreError, asyncio.CancelledError):
+            if len(self._unsure) < _MOST_UNDONE:
+                self._unsure[name] = token
+            raise
+        entry.lost = state == b"l"
+        return entry
+
+    async def finish(self, key: bytes, entry: Entry) -> None:
+        name = self._prefix + key.hex()
+        written = _written(b"l" if entry.lost else b"d", f"{self._guard}.{self._begun}", entry, self._clock())
+        await self._do(self._redis.set(name, written, px=self._ttl))
+
+    async def forget(self, key: bytes) -> None:
+        await self._do(self._forget_script(keys=[self._prefix + key.hex()], args=[""]))
+
+    async def watch(self) -> None:
+        """Show again and again that we are alive, and take back what we may have begun without knowing it; until
+        cancelled."""
+        while True:
+            await asyncio.sleep(_ALIVE_EVERY)
+            try:
+                await self._tell()
+                while self._unsure:
+                    name, token = next(iter(self._unsure.items()))
+                    await self._do(self._forget_script(keys=[name], args=[token]))
+                    self._unsure.pop(name, None)
+            except StoreError:
+                pass  # it has been logged
+
+    async def close(self) -> None:
+        """Leave: what is still under way is lost from here."""
+        try:
+            await self._redis.delete(self._alive)
+        except (RedisError, OSError, TimeoutError):
+            pass  # it ends by itself
+        await self._redis.aclose()
+
+    async def _tell(self) -> None:
+        await self._do(self._redis.set(self._alive, b"1", px=round(_ALIVE_FOR * 1000)))
+
+    async def _lives(self, token: str) -> bool:
+        guard = token.rpartition(".")[0]
+        return guard == self._guard or bool(await self._do(self._redis.exists(f"{self._prefix}alive:{guard}")))
+
+    async def _look_at_eviction(self) -> None:
+        """Entries are kept for a time, so that is what Redis takes first when memory runs out."""
+        try:
+            said = await self._redis.config_get("maxmemory*")
+        except RedisError:
+            return  # nobody else's business, says this one
+        if said.get("maxmemory") != "0" and said.get("maxmemory-policy") != "noeviction":
+            log.warning(
+                "%s drops keys when its memory is full (maxmemory-policy %s): a repeated call would then be executed "
+                "again; set it to noeviction",
+                self._shown,
+                said.get("maxmemory-policy"),
+            )
+
+    async def _do(self, work: Awaitable[T] | Any) -> T:
+        try:
+            result = await work
+        except (RedisError, OSError, TimeoutError) as error:
+            raise self._failed(str(error) or "no answer in time") from None
+        self._complained = ""
+        return cast(T, result)
+
+    def _failed(self, why: str) -> StoreError:
+        if why != self._complained:
+            self._complained = why
+            remedy = "is it running, reachable and not full? (redis.url)"
+            log.error("the store of idempotency keys cannot be used: %s: %s; %s", self._shown, why, remedy)
+        return StoreError(f"{self._shown}: {why}")
+
+    def _read(self, name: str, written: bytes) -> tuple[bytes, str, Entry]:
+        """State, token and entry. Raises StoreError if somebody else has written it."""
+        try:
+            first, second, body = written.split(b"\n", 2)
+            state, token = first[:1], first[2:].decode()
+            known = json.loads(second)
+            headers = tuple((one.encode("latin-1"), value.encode("latin-1")) for one, value in known["headers"])
+            fingerprint = bytes.fromhex(known["fingerprint"])
+            since, status = float(known["since"]), int(known["status"])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise self._failed(f"{name} is not an entry of ours; delete it") from None
+        done = state == b"d"
+        return state, token, Entry(fingerprint, done, False, status, headers, body, since, token)
+
+
+def _written(state: bytes, token: str, entry: Entry, now: float) -> bytes:
+    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in entry.headers]
+    facts = {"fingerprint": entry.fingerprint.hex(), "since": now, "status": entry.status, "headers": headers}
+    return b"%b %b\n%b\n%b" % (state, token.encode(), json.dumps(facts).encode(), entry.body)

@@ -1,0 +1,358 @@
+"""The memory of keyed calls: whichever store keeps it, nobody gets a key that somebody else may have used."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import tempfile
+from collections.abc import Awaitable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from outrider.controlplane.idempotency.sqlite import SqliteStore
+from outrider.dataplane.policies.idempotency import Entry, StoreError
+from tests.servers import RedisServer, redis_server
+
+T = TypeVar("T")
+Store = Any  # SqliteStore or RedisStore
+KEY = b"k" * 24
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with redis_server(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+def redis_store(server: RedisServer, ttl: float = 60.0, service: str = "payment") -> Store:
+    from outrider.controlplane.idempotency.redis import RedisStore
+
+    return RedisStore(server.url, service, ttl, 1.0)
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """One of each, empty."""
+    if request.param == "sqlite":
+        return SqliteStore(str(tmp_path / "keys.db"), 60.0, 100)
+    server = request.getfixturevalue("redis")
+    server.ask("FLUSHALL")
+    return redis_store(server)
+
+
+# ---------------------------------------------------------------- one guard
+
+ANSWER = Entry(b"f", True, False, 201, ((b"X-Receipt", b"r\xe91"), (b"X-Receipt", b"r2")), b"paid\n\n\x00\xff")
+
+
+async def test_an_answer_comes_back_as_it_was(store: Store) -> None:
+    """Status, fields with any bytes and in their order, and a body with any bytes."""
+    assert await store.begin(KEY, b"f") is None
+    await store.finish(KEY, ANSWER)
+    known = await store.begin(KEY, b"f")
+    kept = (known.fingerprint, known.done, known.lost, known.status, known.headers, known.body)
+    assert kept == (b"f", True, False, 201, ANSWER.headers, ANSWER.body)
+    await store.close()
+
+
+async def test_of_many_at_once_one_begins(store: Store) -> None:
+    """However many come in the same moment."""
+    begun = await asyncio.gather(*(store.begin(KEY, b"f") for _ in range(50)))
+    assert sum(known is None for known in begun) == 1
+    assert not any(known.done or known.lost for known in begun if known is not None)
+    await store.close()
+
+
+async def test_a_lost_call_is_taken_over_by_one(store: Store) -> None:
+    """Whoever knows its token, and nobody who knows an older one."""
+    await store.begin(KEY, b"f")
+    await store.finish(KEY, Entry(b"f", lost=True))
+    lost = await store.begin(KEY, b"f")
+    assert lost.lost
+    begun = await asyncio.gather(*(store.begin(KEY, b"f", lost.token) for _ in range(20)))
+    assert sum(known is None for known in begun) == 1
+    await store.finish(KEY, Entry(b"f", lost=True))  # and lost again: what was found out before is out of date
+    again = await store.begin(KEY, b"f", lost.token)
+    assert again is not None
+    assert again.lost
+    await store.close()
+
+
+async def test_what_is_done_is_neither_forgotten_nor_taken_over(store: Store) -> None:
+    """An answer stays, whoever comes late."""
+    await store.begin(KEY, b"f")
+    await store.finish(KEY, Entry(b"f", lost=True))
+    lost = await store.begin(KEY, b"f")
+    await store.finish(KEY, ANSWER)
+    await store.forget(KEY)
+    known = await store.begin(KEY, b"f", lost.token)
+    assert known is not None
+    assert known.done
+    await store.close()
+
+
+async def test_what_has_expired_is_new(redis: RedisServer, tmp_path: Path) -> None:
+    """In either store."""
+    for store in (SqliteStore(str(tmp_path / "k.db"), 0.05, 10), redis_store(redis, 0.05, "short-lived")):
+        await store.begin(KEY, b"f")
+        await store.finish(KEY, ANSWER)
+        await asyncio.sleep(0.06)
+        assert await store.begin(KEY, b"other") is None
+        await store.close()
+
+
+# ---------------------------------------------------------------- any number of steps
+
+
+class Guards(RuleBasedStateMachine):
+    """Up to three guards that share a memory, and what they must find in it."""
+
+    KEYS: ClassVar[list[bytes]] = [b"a" * 24, b"b" * 24]
+    most = 3
+
+    def make(self, number: int) -> Store:
+        raise NotImplementedError
+
+    def kill(self, store: Store) -> None:
+        raise NotImplementedError
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.guards: list[Store] = []
+        self.gone: list[Store] = []
+        self.done: dict[bytes, bytes] = {}
+        self.holders: dict[bytes, Store] = {}
+        self.lost: set[bytes] = set()
+        self.count = 0
+
+    def run(self, work: Awaitable[T]) -> T:
+        return self.loop.run_until_complete(_awaited(work))
+
+    def guard(self, number: int) -> Store:
+        while len(self.guards) <= number % self.most:
+            self.guards.append(self.make(len(self.guards)))
+        return self.guards[number % self.most]
+
+    @rule(number=st.integers(0, 2), key=st.sampled_from(KEYS), take_over=st.booleans())
+    def begin(self, number: int, key: bytes, take_over: bool) -> None:
+        """What is found is what happened; a lost call is only taken over by who asks for that."""
+        store = self.guard(number)
+        known = self.run(store.begin(key, b"f"))
+        if known is not None and known.lost and take_over:
+            assert key in self.lost
+            known = self.run(store.begin(key, b"f", known.token))
+            assert known is None
+            self.lost.discard(key)
+        if known is None:
+            assert key not in self.holders
+            assert key not in self.done
+            assert key not in self.lost
+            self.holders[key] = store
+        else:
+            assert known.done == (key in self.done)
+            assert known.lost == (key in self.lost)
+            assert known.body == self.done.get(key, b"")
+
+    @precondition(lambda self: self.holders)
+    @rule(data=st.data(), how=st.sampled_from(["answered", "failed", "lost"]))
+    def end(self, data: st.DataObject, how: str) -> None:
+        """A call that a guard has begun ends."""
+        key = data.draw(st.sampled_from(sorted(self.holders)))
+        store = self.holders.pop(key)
+        self.count += 1
+        if how == "answered":
+            self.done[key] = b"%d" % self.count
+            self.run(store.finish(key, Entry(b"f", True, False, 200, (), self.done[key])))
+        elif how == "failed":
+            self.run(store.forget(key))
+        else:
+            self.lost.add(key)
+            self.run(store.finish(key, Entry(b"f", lost=True)))
+
+    @precondition(lambda self: self.guards)
+    @rule(number=st.integers(0, 2))
+    def crash(self, number: int) -> None:
+        """A guard is killed; what it was at is lost, and another one comes in its place."""
+        index = number % len(self.guards)
+        store, self.guards[index] = self.guards[index], self.make(index)
+        self.gone.append(store)
+        self.kill(store)
+        for key in [key for key, holder in self.holders.items() if holder is store]:
+            del self.holders[key]
+            self.lost.add(key)
+
+    @invariant()
+    def one_state_each(self) -> None:
+        """No key is in two states."""
+        states = [*self.holders, *self.done, *self.lost]
+        assert len(states) == len(set(states))
+
+    def teardown(self) -> None:
+        for store in (*self.guards, *self.gone):
+            self.run(store.close())
+        self.loop.close()
+
+
+async def _awaited(work: Awaitable[T]) -> T:
+    return await work
+
+
+class OneFile(Guards):
+    """Guards on one file: one after the other, as each takes the others of its process for dead ones."""
+
+    most = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+
+    def make(self, number: int) -> Store:
+        return SqliteStore(f"{self.folder.name}/keys.db", 60.0, 100)
+
+    def kill(self, store: Store) -> None:
+        """Its process and its number are gone: a new store has another one."""
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.folder.cleanup()
+
+
+TestOneFile = OneFile.TestCase
+TestOneFile.settings = settings(max_examples=30, stateful_step_count=20, deadline=None)
+
+
+def test_any_order_of_things_in_redis(redis: RedisServer) -> None:
+    """Several guards at the same time, as replicas of a service are."""
+
+    class OneRedis(Guards):
+        def __init__(self) -> None:
+            super().__init__()
+            redis.ask("FLUSHALL")
+
+        def make(self, number: int) -> Store:
+            store = redis_store(redis)
+            self.run(store.open())
+            return store
+
+        def kill(self, store: Store) -> None:
+            redis.ask("DEL", store._alive)  # as it does by itself when nobody renews it
+
+    from hypothesis.stateful import run_state_machine_as_test
+
+    run_state_machine_as_test(OneRedis, settings=settings(max_examples=30, stateful_step_count=20, deadline=None))
+
+
+# ---------------------------------------------------------------- when it cannot be used
+
+
+async def test_services_do_not_see_each_other(redis: RedisServer) -> None:
+    """The same key of two services is two keys."""
+    stores = [redis_store(redis, service=name) for name in ("orders", "refunds")]
+    for store in stores:
+        assert await store.begin(KEY, b"f") is None
+    for store in stores:
+        await store.close()
+
+
+async def test_a_redis_that_comes_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """While it is away every use fails, which is told once; afterwards it is used again, without a restart."""
+    with redis_server(tmp_path) as server:
+        store = redis_store(server)
+        await store.open()
+        assert await store.begin(KEY, b"f") is None
+        server.stop()
+        for _ in range(3):
+            with pytest.raises(StoreError):
+                await store.begin(KEY, b"f")
+        told = [line for line in caplog.messages if "idempotency keys cannot be used" in line]
+        assert len(told) == 1
+        assert "redis.url" in told[0]
+        server.start()
+        assert await store.begin(KEY, b"f") is None
+        await store.close()
+
+
+async def test_a_password_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither in the log nor in what a call hears."""
+    from outrider.controlplane.idempotency.redis import RedisStore
+
+    pytest.importorskip("redis")
+    store = RedisStore("redis://user:hunter2@127.0.0.1:9/0", "payment", 60.0, 0.2)
+    with pytest.raises(StoreError) as raised:
+        await store.begin(KEY, b"f")
+    await store.close()
+    assert "hunter2" not in str(raised.value) + caplog.text
+    assert "127.0.0.1:9" in str(raised.value)
+
+
+async def test_a_full_redis_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is begun that could not be written down; one that would drop keys is warned of at the start."""
+    with redis_server(tmp_path) as server:
+        server.ask("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        server.ask("CONFIG", "SET", "maxmemory", "100mb")
+        store = redis_store(server)
+        await store.open()
+        assert any("noeviction" in line for line in caplog.messages)
+        server.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        server.ask("CONFIG", "SET", "maxmemory", "1kb")
+        with pytest.raises(StoreError, match="memory"):
+            await store.begin(KEY, b"f")
+        await store.close()
+
+
+@pytest.mark.parametrize("junk", ["", "x", "d g.1\n{}\n", "r g.1\nnot json\n", 'd g.1\n{"fingerprint": "zz"}\nbody'])
+async def test_somebody_elses_value(redis: RedisServer, junk: str) -> None:
+    """A key of ours with something else in it is named, and is no answer."""
+    store = redis_store(redis, service="junk")
+    name = f"outrider:idempotency:junk:{KEY.hex()}"
+    redis.ask("SET", name, junk)
+    with pytest.raises(StoreError, match="delete it"):
+        await store.begin(KEY, b"f")
+    await store.close()
+
+
+@pytest.mark.parametrize(
+    "damage", ["UPDATE calls SET headers = 'x'", "UPDATE calls SET headers = '[1]'", "DROP TABLE calls"]
+)
+async def test_a_damaged_file(tmp_path: Path, damage: str) -> None:
+    """Rows that cannot be read are no answers, and no bug."""
+    file = tmp_path / "k.db"
+    store = SqliteStore(str(file), 60.0, 10)
+    await store.begin(KEY, b"f")
+    await store.finish(KEY, ANSWER)
+    with sqlite3.connect(file) as database:
+        database.execute(damage)
+    with pytest.raises(StoreError, match=r"k\.db"):
+        await store.begin(KEY, b"f")
+    await store.close()
+
+
+async def test_what_may_have_begun_is_taken_back(redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A begin whose answer got lost leaves no key behind that nobody works on."""
+    from outrider.controlplane.idempotency import redis as module
+
+    monkeypatch.setattr(module, "_ALIVE_EVERY", 0.01)
+    store = redis_store(redis, service="unsure")
+    script = store._begin_script
+
+    async def unheard(**given: Any) -> None:
+        await script(**given)
+        raise TimeoutError
+
+    store._begin_script = unheard
+    with pytest.raises(StoreError):
+        await store.begin(KEY, b"f")
+    store._begin_script = script
+    assert await store.begin(KEY, b"f") is not None
+    watching = asyncio.create_task(store.watch())
+    async with asyncio.timeout(5):
+        while await store.begin(KEY, b"f") is not None:
+            await asyncio.sleep(0.01)
+    watching.cancel()
+    await store.close()
