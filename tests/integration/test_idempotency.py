@@ -7,26 +7,33 @@ import json
 import random
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from time import time
+from time import monotonic, time
 
 import pytest
 
 from tests.integration.conftest import Outrider
 from tests.integration.harness import (
+    Action,
     Answer,
     Client,
     Exchange,
+    Seen,
     Target,
     eventually,
     exchange,
     get,
     plain,
+    raw,
     request,
+    reset_unanswered,
+    response,
+    silent,
     slow,
 )
+from tests.servers import RedisServer, redis_server
 
 GUARD = """
 inbound:
@@ -203,6 +210,203 @@ async def test_entries_expire(outrider: Outrider, tmp_path: Path) -> None:
             await asyncio.sleep(0.01)
         assert (await exchange(inbound, post("a"))).get("idempotent-replayed") is None
         assert len(app.seen) == 2
+
+
+# ---------------------------------------------------------------- several guards, one memory
+
+
+SHARED = """
+redis: {{ url: '{redis}' }}
+inbound:
+  listen: 127.0.0.1:0
+  app: '{app}'
+  protect: []
+  idempotency: {{ store: redis, {more} }}
+services: {{ other: 'http://127.0.0.1:9' }}
+"""
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    with redis_server(tmp_path) as server:
+        yield server
+
+
+async def test_replicas_remember_together(outrider: Outrider, redis: RedisServer) -> None:
+    """What one guard has begun another one does not begin, and what one has heard the other one answers."""
+    async with Target(slow(0.1, plain(201, b"paid", "X-Receipt: r1"))) as app:
+        text = SHARED.format(redis=redis.url, app=app.url, more="ttl: 1h")
+        async with outrider(text) as one, outrider(text) as other:
+            first = asyncio.create_task(exchange(one.app.ports["inbound.listen"], post("a")))
+            await eventually(lambda: len(app.seen) == 1, "the first is at the app")
+            meanwhile = await exchange(other.app.ports["inbound.listen"], post("a"))
+            assert (meanwhile.status, meanwhile.get("retry-after")) == (409, "1")
+            assert (await first).body == b"paid"
+            again = await exchange(other.app.ports["inbound.listen"], post("a"))
+            assert (again.status, again.body, again.get("x-receipt")) == (201, b"paid", "r1")
+            assert again.get("idempotent-replayed") == "true"
+            assert (await exchange(other.app.ports["inbound.listen"], post("a", b"more"))).status == 422
+        assert len(app.seen) == 1
+
+
+@pytest.mark.parametrize(("more", "status"), [("on_error: refuse", 503), ("on_error: pass", 200)])
+async def test_without_redis(outrider: Outrider, redis: RedisServer, more: str, status: int) -> None:
+    """Keyed calls are refused or pass unremembered, others pass; when Redis is back, so is the memory."""
+    async with Target(plain()) as app, outrider(SHARED.format(redis=redis.url, app=app.url, more=more)) as proxy:
+        proxy.expected_errors.append("store of idempotency keys")
+        inbound = proxy.app.ports["inbound.listen"]
+        redis.stop()
+        assert (await exchange(inbound, post("a"))).status == status
+        assert (await exchange(inbound, get("/x"))).status == 200
+        redis.start()
+        for replayed in (None, "true"):
+            assert (await exchange(inbound, post("b"))).get("idempotent-replayed") == replayed
+
+
+async def test_the_call_of_a_dead_replica_is_lost(outrider: Outrider, redis: RedisServer) -> None:
+    """A guard that shows no sign of life is not waited for; one that does is."""
+    async with Target([silent, plain(200, b"paid")]) as app:
+        text = SHARED.format(redis=redis.url, app=app.url, more="after_crash: repeat")
+        async with outrider(text) as one, outrider(text) as other, Client(one.app.ports["inbound.listen"]) as client:
+            await client.send(post("a"))
+            await eventually(lambda: len(app.seen) == 1, "the first is at the app")
+            port = other.app.ports["inbound.listen"]
+            assert (await exchange(port, post("a"))).status == 409
+            keys = redis.ask("EVAL", "return redis.call('DEL', unpack(redis.call('KEYS', '*alive*')))", "0")
+            assert keys == b":2\r\n"
+            assert (await exchange(port, post("a"))).body == b"paid"
+            app.close_idle()
+        assert len(app.seen) == 2
+
+
+# ---------------------------------------------------------------- lost calls, and an app that keeps account
+
+
+class Ledger:
+    """An app that executes POSTs by their key, and tells what it has answered to a key. It has no idea of repetitions:
+    what is sent twice is executed twice. `about` are its answers about keys, if not the true ones."""
+
+    def __init__(self) -> None:
+        self.executed: Counter[str] = Counter()
+        self.answers: dict[str, bytes] = {}
+        self.about: list[Action] = []
+        self.asked: list[Seen] = []
+
+    async def __call__(self, one: Exchange) -> None:
+        body = await one.body()
+        seen = one.request
+        if seen.method == "GET":
+            self.asked.append(seen)
+            if self.about:
+                await self.about.pop(0)(one)
+                return
+            key = seen.path.rpartition("/")[2]
+            known = self.answers.get(key)
+            await one.send(response(404, b"unknown") if known is None else response(201, known, "X-Receipt: r1"))
+            return
+        key = seen.get("idempotency-key") or ""
+        self.executed[key] += 1
+        self.answers[key] = body
+        await one.send(response(201, body, "X-Receipt: r1"))
+
+
+ASK = "after_crash: ask, ask: '/executions/{key}'"
+
+
+def lose(store: Path) -> None:
+    """Leave the store as a guard does that is killed in the middle of its calls, some time ago."""
+    with sqlite3.connect(store) as database:
+        database.execute("UPDATE calls SET state = 0, owner = '1-1-gone', body = x'', expires = expires - 60")
+
+
+@pytest.mark.parametrize("executed", [True, False])
+async def test_the_app_is_asked_about_a_lost_call(outrider: Outrider, tmp_path: Path, executed: bool) -> None:
+    """What it has executed it answers again, as if nothing had happened; what it has not is executed now."""
+    ledger, store = Ledger(), tmp_path / "k.db"
+    async with Target(ledger) as app, outrider(guard(app, store, ASK)) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        await exchange(inbound, post("a/b?c", b"charge"))
+        lose(store)
+        if not executed:
+            ledger.executed.clear()
+            ledger.answers.clear()
+        else:
+            ledger.answers = {"a%2Fb%3Fc": b"charge"}
+        for _ in range(2):
+            answer = await exchange(inbound, post("a/b?c", b"charge"))
+            assert (answer.status, answer.body, answer.get("x-receipt")) == (201, b"charge", "r1")
+        assert answer.get("idempotent-replayed") == "true"
+        assert list(ledger.executed.values()) == [1]
+        (asked,) = ledger.asked
+        assert (asked.path, asked.get("idempotency-key")) == ("/executions/a%2Fb%3Fc", "a/b?c")
+        counts = proxy.app.runtime.compiled.idempotency
+        assert counts is not None
+        assert counts.policy.counts["recovered" if executed else "repeated"] == 1
+
+
+DONT_KNOW = [
+    pytest.param(plain(503), id="503"),
+    pytest.param(plain(409), id="still at it"),
+    pytest.param(reset_unanswered, id="reset"),  # twice: asking may be repeated
+    pytest.param(raw(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\npa", then="close"), id="cut"),
+    pytest.param(plain(200, b"x" * 2000), id="larger than max_answer"),
+]
+
+
+@pytest.mark.parametrize("about", DONT_KNOW)
+async def test_an_app_that_cannot_say(outrider: Outrider, tmp_path: Path, about: Action) -> None:
+    """Nothing is executed meanwhile; the caller is told when to come back, and then there is an answer."""
+    ledger, store = Ledger(), tmp_path / "k.db"
+    ledger.about = [about] * (2 if about is reset_unanswered else 1)
+    async with Target(ledger) as app, outrider(guard(app, store, f"{ASK}, max_answer: 1KiB")) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        await exchange(inbound, post("a"))
+        lose(store)
+        answer = await exchange(inbound, post("a"))
+        assert (answer.status, answer.get("retry-after")) == (409, "1")
+        assert "not known" in json.loads(answer.body)["detail"]
+        assert (await exchange(inbound, post("a"))).body == b"charge"
+        assert ledger.executed == {"a": 1}
+
+
+async def test_a_call_may_still_be_on_its_way(outrider: Outrider, tmp_path: Path) -> None:
+    """Right after the connection to the app broke it is not asked: what it has not got yet it may still get."""
+    ledger = Ledger()
+
+    async def break_off(one: Exchange) -> None:
+        await one.body()
+        one.reset()
+        app.script(ledger)
+
+    async with Target(break_off) as app, outrider(guard(app, tmp_path / "k.db", ASK)) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        assert (await exchange(inbound, post("a"))).status == 502
+        assert (await exchange(inbound, post("a"))).status == 409
+        assert not ledger.asked
+        began = monotonic()
+        while (answer := await exchange(inbound, post("a"))).status == 409:
+            assert monotonic() < began + 3
+            await asyncio.sleep(0.05)
+        assert answer.status == 201
+        assert ledger.executed == {"a": 1}
+
+
+async def test_a_failure_is_not_believed_where_the_app_can_be_asked(outrider: Outrider, tmp_path: Path) -> None:
+    """A 503 may come from something in between that has passed the call on."""
+    ledger = Ledger()
+
+    async def executed_and_denied(one: Exchange) -> None:
+        ledger.executed["a"] += 1
+        ledger.answers["a"] = await one.body()
+        app.script(ledger)
+        await one.send(response(503))
+
+    async with Target(executed_and_denied) as app, outrider(guard(app, tmp_path / "k.db", ASK)) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        assert (await exchange(inbound, post("a"))).status == 503
+        await asyncio.sleep(0.55)
+        assert (await exchange(inbound, post("a"))).body == b"charge"
+        assert ledger.executed == {"a": 1}
 
 
 # ---------------------------------------------------------------- exactly once, through a bad network

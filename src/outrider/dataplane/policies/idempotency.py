@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from time import time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from outrider.dataplane.policies.idempotency_key import KEY
 from outrider.dataplane.policies.last_good import Recorder
@@ -34,6 +34,7 @@ from outrider.model.reply import Reply
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
 
+T = TypeVar("T")
 _KEYED: Final = frozenset((b"POST", b"PATCH"))
 _LONGEST_KEY: Final = 255
 # Answers below 500 that ask for another try: kept, they would be given to that one, too.
@@ -168,7 +169,7 @@ class Idempotency:
             try:
                 if time() - lost.since < _ON_ITS_WAY:
                     raise UnknownError("it has just been handed over")
-                answer = await self._lookup(key, call.caller)
+                answer = await _in_a_task(self._lookup(key, call.caller))
             except UnknownError as error:
                 call.note(f"what became of the first call is not known: {error}")
                 return lost
@@ -177,7 +178,7 @@ class Idempotency:
                 call.note("the app has said what it had answered")
                 kept = tuple(header for header in answer.headers if header[0].lower() not in _OF_THE_MOMENT)
                 entry = Entry(lost.fingerprint, True, False, answer.status, kept, answer.body)
-                await self._store.finish(name, entry)
+                await _in_a_task(self._store.finish(name, entry))
                 return entry
         elif not self._repeat:
             return lost
@@ -304,6 +305,16 @@ async def _fingerprint(call: Call) -> bytes:
     for piece in body.kept:
         digest.update(piece)
     return digest.digest()
+
+
+async def _in_a_task(work: Awaitable[T]) -> T:
+    """Calls are not tasks, and libraries want to run in one."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
 
 
 async def _quietly(work: Awaitable[None]) -> None:
