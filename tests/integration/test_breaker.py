@@ -183,3 +183,13 @@ async def test_services_have_circuits_of_their_own(outrider: Outrider) -> None:
             await open_it(client)
             assert (await client.call(get("/user/x"))).status == 503
             assert (await client.call(get("/other/x"))).status == 200
+
+
+async def test_a_retry_waits_for_the_circuit_that_it_opened(outrider: Outrider) -> None:
+    """With `wait`, a call whose own failure opens the circuit is answered when the target is well again."""
+    breaker = "consecutive_failures: 1, open_for: 50ms..50ms, wait: 5s"
+    async with Target([plain(503), plain(503), plain(200, b"well")]) as target:
+        async with outrider(config(target, breaker, "{ backoff: 1ms..2ms }")) as proxy:
+            answer = await exchange(proxy.port, get("/user/x"))
+            assert (answer.status, answer.body) == (200, b"well")
+            assert len(target.seen) == 3

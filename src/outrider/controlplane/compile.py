@@ -221,7 +221,7 @@ class _Compiler:
             stats=RouteStats(APP, DEFAULT_ROUTE),
             policies=around_the_call(parts),
             stamps=stamps,
-            retry=Retry(max_retries=0),
+            retry=Retry(max_retries=0, by_key=False),  # the key is for us: to the app it says nothing
             breaker=None,
             fallback=None,
             attempt_timeout=NEVER,

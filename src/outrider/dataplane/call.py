@@ -254,7 +254,7 @@ async def worth_another_look(call: Call, attempt: Attempt, found_open: float) ->
     """Whether the route lets calls wait for an open circuit, and there was time for that. `found_open` is when it was
     first found open, or 0 for just now."""
     breaker = call.route.breaker
-    if breaker is None or not breaker.wait or breaker.held:
+    if breaker is None or not breaker.worth_waiting:
         return False
     began = monotonic()
     left = min((found_open or attempt.started) + breaker.wait, call.deadline) - began

@@ -24,10 +24,12 @@ class Memory:
         self.entries: dict[bytes, Entry] = {}
         self.broken = False
 
-    async def begin(self, key: bytes, fingerprint: bytes) -> Entry | None:
+    async def begin(self, key: bytes, fingerprint: bytes, instead_of: str = "") -> Entry | None:
         if self.broken:
             raise StoreError("disk full")
         known = self.entries.get(key)
+        if known is not None and known.lost and known.token == instead_of:
+            known = None
         if known is None:
             self.entries[key] = Entry(fingerprint)
         return known
@@ -194,7 +196,7 @@ async def test_what_a_crash_left_behind(repeat: bool) -> None:
     place = Place(repeat=repeat)
     await place.comes()
     (name,) = place.store.entries
-    place.store.entries[name] = Entry(place.store.entries[name].fingerprint, lost=True)
+    place.store.entries[name] = Entry(place.store.entries[name].fingerprint, lost=True, token="t")
     _, verdict = await place.comes()
     if repeat:
         assert verdict is None

@@ -194,6 +194,15 @@ def test_no_retry_into_an_open_circuit() -> None:
     assert yes(judge(503, breaker=Breaker("user", BreakerSettings())))
 
 
+def test_with_wait_a_retry_may_wait_for_the_circuit() -> None:
+    """Its next attempt does, as any other call; but not for one that is held open by hand."""
+    breaker = Breaker("user", BreakerSettings(consecutive_failures=1, wait=1.0))
+    breaker.hold_open()
+    assert judge(503, breaker=breaker) == Decision(None, "circuit_open")
+    breaker.held = ""  # open all the same, by its own rules
+    assert yes(judge(503, breaker=breaker))
+
+
 def test_no_retry_past_the_deadline() -> None:
     """A pause that ends when nobody waits any more is not begun, and not paid for."""
     budget = RetryBudget(0.0, reserve=1)

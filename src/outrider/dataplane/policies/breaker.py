@@ -224,6 +224,11 @@ class Breaker:
         else:
             self._judge_probe(outcome)
 
+    @property
+    def worth_waiting(self) -> bool:
+        """Whether calls may wait for it to close, and it may do so by itself."""
+        return self.wait > 0 and not self.held
+
     def refusing(self) -> float:
         """Seconds until an attempt may go again; 0 if it may go now. Takes nothing."""
         refusal = self._refuse() if self.state is not CLOSED else None

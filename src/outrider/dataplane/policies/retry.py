@@ -53,7 +53,8 @@ NOT_NEEDED: Final = Decision(None, "not_needed")
 @dataclass(slots=True)
 class Retry:
     """The retry rules of one route. `first` and `cap` of the back-off are in seconds; `max_retries` counts the
-    attempts after the first (0: never retry)."""
+    attempts after the first (0: never retry). `by_key`: a key makes a request repeatable, since who is asked knows what
+    it means."""
 
     max_retries: int = 3
     methods: frozenset[bytes] = IDEMPOTENT
@@ -62,6 +63,7 @@ class Retry:
     first: float = 0.025
     cap: float = 1.0
     budget: RetryBudget | None = None
+    by_key: bool = True
     jitter: Callable[[float, float], float] = field(default=uniform)
 
     def repeatable(self, call: Call) -> bool:
@@ -70,7 +72,8 @@ class Retry:
         if call.method in self.methods:
             return True
         return (
-            bool(call.noted.get(b"idempotency-key", b"").strip())
+            self.by_key
+            and bool(call.noted.get(b"idempotency-key", b"").strip())
             and b"idempotency-key" not in call.nominated
             and b"idempotency-key" not in call.route.owned
         )
@@ -156,8 +159,8 @@ class Retry:
         if not call.may_repeat() and not attempt.unsent:
             return "body_too_large"
         breaker = call.route.breaker
-        if breaker is not None and breaker.refusing() > 0:
-            return "circuit_open"
+        if breaker is not None and not breaker.worth_waiting and breaker.refusing() > 0:
+            return "circuit_open"  # with `wait`, the next attempt waits for it
         return None
 
     def _pause(self, number: int, result: Response | Failure) -> float | None:
