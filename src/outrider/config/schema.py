@@ -468,7 +468,8 @@ class ServerTls(Base):
     key: str | None = None
     """File with its private key (PEM, without a passphrase). Default: the file of `cert`."""
     client_ca: str | None = None
-    """File with the authorities whose certificates callers must show (PEM). Default: none is asked for."""
+    """File with the authorities whose certificates callers must show (PEM). Default: none is asked for. Where
+    `inbound.accept` takes certificates and something else, or not everything is protected, they may do without."""
 
 
 class Headers(Base):

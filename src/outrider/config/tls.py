@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from outrider.config.schema import ClientTls, Config, PolicyFields, ServerTls
+from outrider.config.schema import ClientTls, Config, Inbound, PolicyFields, ServerTls
 from outrider.config.source import Document, KeyPath
 
 
@@ -29,14 +29,21 @@ def load_client(context: ssl.SSLContext, tls: ClientTls) -> None:
         raise TlsFileError("key", "there is a key but no certificate", "name the certificate under tls.cert")
 
 
-def load_server(context: ssl.SSLContext, tls: ServerTls) -> None:
-    """Put the files of a listener into a context. Raises TlsFileError."""
+def load_server(context: ssl.SSLContext, tls: ServerTls, client_optional: bool = False) -> None:
+    """Put the files of a listener into a context. With `client_optional`, a caller may show a certificate but need not.
+    Raises TlsFileError."""
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     _show(context, tls.cert, tls.key)
     if tls.client_ca is not None:
         _trust(context, "client_ca", tls.client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = ssl.CERT_OPTIONAL if client_optional else ssl.CERT_REQUIRED
+
+
+def other_proofs(inbound: Inbound) -> bool:
+    """Whether who shows no certificate may still get somewhere: with another proof, or where none is needed."""
+    certificates = [accept.certificate is not None for accept in inbound.accept]
+    return any(certificates) and not (all(certificates) and "/**" in inbound.protect)
 
 
 def check_tls(config: Config, document: Document) -> None:

@@ -57,12 +57,13 @@ class Certificates:
         self._watch(maker.name, named, build)
         self._targets.append(maker)
 
-    def serve(self, files: ServerFiles) -> None:
-        """Make the context of the inbound listener. Raises StartError."""
+    def serve(self, files: ServerFiles, client_optional: bool = False) -> None:
+        """Make the context of the inbound listener; with `client_optional`, callers need not show a certificate.
+        Raises StartError."""
 
         def build() -> None:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            load_server(context, files)
+            load_server(context, files, client_optional)
             self.server = context
             self.on_new_server(context)
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 from outrider.config.resolve import Effective, EffectiveRoute, EffectiveService, Resolved
 from outrider.config.schema import CircuitBreaker, ClientTls, Correlation, HealthCheck, Target
 from outrider.config.schema import Fallback as FallbackConfig
+from outrider.config.tls import other_proofs
 from outrider.controlplane.certificates import Certificates
 from outrider.controlplane.credentials import minter
 from outrider.controlplane.endpoints import Discovered, EndpointMaker
@@ -188,8 +189,8 @@ class _Compiler:
         endpoint = maker.from_url(inbound.app)
         self._secure(maker)
         if inbound.tls is not None:
-            self._out.certificates.serve(inbound.tls)
-        cluster = Cluster(APP, [endpoint], "least-requests", stats)
+            self._out.certificates.serve(inbound.tls, client_optional=other_proofs(inbound))
+        cluster = Cluster(APP, [endpoint], "least-requests", stats, shown=self._config.service)
         self._out.clusters.append(cluster)
         correlation = self._config.defaults.correlation or Correlation()
         self._noted.add(correlation.header.lower().encode())
@@ -226,6 +227,7 @@ class _Compiler:
             fallback=None,
             attempt_timeout=NEVER,
             connect_timeout=_APP_CONNECT,
+            inbound=True,
             owned=owned_by(stamps),
         )
         self._out.routes.append(route)

@@ -76,7 +76,7 @@ class Attempt:
         self.admitted = True
         endpoint = self.endpoint = route.cluster.pick(call, self.started)
         if endpoint is None:
-            self.result = Failure(Kind.NO_ENDPOINT, f"no endpoint of {route.cluster.name} is available")
+            self.result = Failure(Kind.NO_ENDPOINT, f"no endpoint of {route.cluster.shown} is available")
             return self.result
         if route.cluster.probe_given:
             route.cluster.probe_given = False

@@ -436,7 +436,7 @@ def answer_here(call: Call, verdict: Failure | Reply) -> None:
         assert isinstance(verdict, Failure)
         reply = rescue(
             verdict,
-            service=call.route.cluster.name or None,
+            service=call.route.cluster.shown or None,
             correlation_id=call.correlation_id.decode("latin-1") or None,
             attempts=call.attempts,
         )

@@ -154,7 +154,18 @@ class Endpoint:
 class Cluster:
     """A logical service: its endpoints, and how one is chosen for an attempt."""
 
-    __slots__ = ("_choose", "balance", "ejection", "endpoints", "name", "probe_given", "several", "stats", "tiered")
+    __slots__ = (
+        "_choose",
+        "balance",
+        "ejection",
+        "endpoints",
+        "name",
+        "probe_given",
+        "several",
+        "shown",
+        "stats",
+        "tiered",
+    )
 
     def __init__(
         self,
@@ -163,9 +174,11 @@ class Cluster:
         balance: str,
         stats: ClusterStats,
         ejection: Ejection | None = None,
+        shown: str = "",
     ) -> None:
-        """Without `ejection`, no endpoint is ever set aside."""
+        """Without `ejection`, no endpoint is ever set aside. `shown` is its name in answers, if another one."""
         self.name = name
+        self.shown = shown or name
         self.endpoints = tuple(endpoints)
         self.several = len(self.endpoints) > 1
         self.tiered = False

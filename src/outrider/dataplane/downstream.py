@@ -625,7 +625,9 @@ class Downstream:
         """Whether this request may leave HTTP behind; if so, nothing after it is read as a request."""
         if call.method == b"CONNECT":
             if not call.route.allow_connect:
-                return Failure(Kind.METHOD_REFUSED, f"{call.route.cluster.name} does not allow CONNECT (allow_connect)")
+                return Failure(
+                    Kind.METHOD_REFUSED, f"{call.route.cluster.shown} does not allow CONNECT (allow_connect)"
+                )
             call.upgrade = b"connect"
         elif call.route.upgrade:
             call.upgrade = wanted_upgrade(call)

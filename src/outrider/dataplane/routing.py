@@ -36,7 +36,8 @@ class Route:
 
     `policies` are admitted in order and observed in reverse; `breaker` and `stamps` act on every attempt.
     `owned` are the header names this route writes, lower case. `upgrade` lets an app switch to another protocol,
-    `allow_connect` lets it CONNECT to an endpoint. `critical` is None where nothing is said. Timeouts are in seconds.
+    `allow_connect` lets it CONNECT to an endpoint. `inbound`: it leads to our own app. `critical` is None where nothing
+    is said. Timeouts are in seconds.
     """
 
     name: str
@@ -54,11 +55,12 @@ class Route:
     credentials: tuple[Credential | TokenCredential, ...] = ()
     hedge: Hedge | None = None
     critical: bool | None = None
+    inbound: bool = False
     owned: frozenset[bytes] = REQUEST_OWNED
     timing_name: bytes = b""
 
     def __post_init__(self) -> None:
-        self.timing_name = b", %b;dur=" % self.cluster.name.encode()
+        self.timing_name = b", %b;dur=" % self.cluster.shown.encode()
 
 
 @dataclass(slots=True)

@@ -125,8 +125,9 @@ class AccessLog:
         endpoint = attempt.endpoint.name if attempt is not None and attempt.endpoint is not None else None
         trace = call.traceparent.split(b"-") if call.traceparent else []
         fields: dict[str, object] = {
-            "caller": self._service,
-            "service": call.route.cluster.name or None,
+            "direction": "inbound" if call.route.inbound else None,
+            "caller": (call.caller or None) if call.route.inbound else self._service,
+            "service": call.route.cluster.shown or None,
             "route": call.route.name or None,
             "method": call.method.decode("latin-1"),
             "path": (path if self._query else path.partition(b"?")[0]).decode("latin-1"),

@@ -117,7 +117,7 @@ class ConcurrencyLimit:
                     turn.set_result(True)
 
     def _refusal(self, call: Call, what: str) -> Failure:
-        name = call.route.cluster.name
+        name = call.route.cluster.shown
         detail = f"{name} already has max_in_flight={self.limit} calls in flight{what}"
         return Failure(Kind.OVERLOADED, detail, retry_after=1.0)
 

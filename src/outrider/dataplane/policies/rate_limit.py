@@ -53,7 +53,7 @@ class RateLimit:
             who = f" for this {self._key.decode().lstrip(':')}" if self._key else ""
             return Failure(
                 Kind.RATE_LIMITED,
-                f"rate_limit {self.described} of {call.route.cluster.name} is used up{who}",
+                f"rate_limit {self.described} of {call.route.cluster.shown} is used up{who}",
                 retry_after=arrival - now - self._tolerance,
             )
         if len(arrivals) >= _MAX_KEYS and key not in arrivals:

@@ -1,0 +1,130 @@
+"""The guard on real sockets: who it lets in over TLS, certificates that change under load, and what its answers say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from outrider.controlplane import certificates
+from tests.integration.conftest import Outrider
+from tests.integration.harness import Client, Target, eventually, exchange, get, plain
+from tests.integration.load import under_load
+from tests.integration.test_tls import Authority, trusting
+
+KEY = "key-of-the-platform-0123456789abcdef"
+
+
+def guard(app: Target, accept: str, tls: str = "", more: str = "") -> str:
+    return f"""
+inbound:
+  listen: 127.0.0.1:0
+  app: '{app.url}'
+  accept: [{accept}]
+  {f"tls: {{ {tls} }}" if tls else ""}
+  {more}
+services: {{ other: 'http://127.0.0.1:9' }}
+"""
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+async def test_a_key_does_where_certificates_do_too(outrider: Outrider, authority: Authority) -> None:
+    """Any one of the proofs is enough; with none of them the caller is refused by the guard, not by TLS."""
+    cert, key = authority.files("guard", "localhost")
+    tls = f"cert: {cert}, key: {key}, client_ca: {authority.file}"
+    accept = f"{{ certificate: [caller.internal] }}, {{ header: x-api-key, values: [{KEY}], caller: web }}"
+    async with Target(plain()) as app, outrider(guard(app, accept, tls)) as proxy:
+        port = proxy.app.ports["inbound.listen"]
+        known = trusting(authority)
+        authority.ca.issue_cert("caller.internal").configure_cert(known)
+        other = trusting(authority)
+        authority.ca.issue_cert("other.internal").configure_cert(other)
+        asked = [
+            (known, [], 200, "caller.internal"),
+            (trusting(authority), [f"X-Api-Key: {KEY}"], 200, "web"),
+            (other, [f"X-Api-Key: {KEY}"], 200, "web"),
+            (trusting(authority), [], 401, None),
+            (other, [], 401, None),
+        ]
+        for context, lines, status, caller in asked:
+            async with Client(port, tls=context) as client:
+                assert (await client.call(get("/x", *lines))).status == status
+            assert caller is None or app.seen[-1].get("x-outrider-caller") == caller
+        assert len(app.seen) == 3
+
+
+async def test_all_certificates_change_under_load(
+    outrider: Outrider, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Authority, the guard's certificate and the caller's are replaced in the usual order while calls go on: none of
+    them fails, and in the end nothing of the old authority is trusted."""
+    monkeypatch.setattr(certificates, "_INTERVAL", 0.02)
+    (tmp_path / "fresh").mkdir()
+    fresh = Authority(tmp_path / "fresh")
+    guard_files, caller_files = authority.files("guard", "localhost"), authority.files("caller", "caller.internal")
+    trusted = tmp_path / "trusted.pem"
+    trusted.write_bytes(authority.file.read_bytes())
+    tls = f"cert: {guard_files[0]}, key: {guard_files[1]}, client_ca: {trusted}"
+    async with Target(plain()) as app, outrider(guard(app, "{ certificate: [caller.internal] }", tls)) as receiver:
+        port = receiver.app.ports["inbound.listen"]
+        text = f"""
+services:
+  user:
+    url: 'https://localhost:{port}'
+    idle_timeout: 20ms
+    tls: {{ ca: {trusted}, cert: {caller_files[0]}, key: {caller_files[1]} }}
+"""
+        async with outrider(text) as caller:
+
+            async def seen_by_both(contents: dict[Path, bytes]) -> None:
+                """Write files, and wait until both sidecars use them."""
+                watched = [
+                    one for proxy in (receiver, caller) for one in proxy.app.runtime.compiled.certificates._watched
+                ]
+                for file, content in contents.items():
+                    file.write_bytes(content)
+                wanted = {str(file): content for file, content in contents.items()}
+                await eventually(
+                    lambda: all(one.contents.get(file, new) == new for one in watched for file, new in wanted.items())
+                )
+                await asyncio.sleep(0.05)  # for connections made before that to be used, and to end
+
+            async with under_load(caller.port, 4, lambda number: get("/user/x")) as tally:
+                await asyncio.sleep(0.05)
+                await seen_by_both({trusted: authority.file.read_bytes() + fresh.file.read_bytes()})
+                new_guard, new_caller = fresh.files("guard", "localhost"), fresh.files("caller", "caller.internal")
+                await seen_by_both({old: new.read_bytes() for old, new in zip(guard_files, new_guard, strict=True)})
+                await seen_by_both({old: new.read_bytes() for old, new in zip(caller_files, new_caller, strict=True)})
+                await seen_by_both({trusted: fresh.file.read_bytes()})
+            assert tally.failed == 0
+            assert tally.count > 50
+            assert {seen.get("x-outrider-caller") for seen in app.seen} == {"caller.internal"}
+        old = trusting(fresh)
+        authority.ca.issue_cert("caller.internal").configure_cert(old)
+        with pytest.raises(Exception):  # noqa: B017 # TLS ends it in one of several ways
+            async with Client(port, tls=old) as client:
+                await client.call(get("/x"))
+
+
+async def test_answers_and_log_name_the_service(outrider: Outrider, caplog: pytest.LogCaptureFixture) -> None:
+    """What the guard refuses or cannot pass on is told in the name of the service it stands before."""
+    async with Target(plain()) as app:
+        text = guard(app, f"{{ header: x-api-key, values: [{KEY}], caller: web }}", more="rate_limit: { rate: 1/m }")
+        async with outrider("service: payment-service\n" + text) as proxy:
+            port = proxy.app.ports["inbound.listen"]
+            key = f"X-Api-Key: {KEY}"
+            answers = [await exchange(port, get("/x", *lines)) for lines in ([], [key], [key])]
+    assert [answer.status for answer in answers] == [401, 200, 429]
+    refused: list[dict[str, Any]] = [json.loads(answer.body) for answer in answers if answer.status != 200]
+    assert {one["service"] for one in refused} == {"payment-service"}
+    assert "payment-service" in refused[1]["detail"]
+    logged = [cast(Any, record).fields for record in caplog.records if record.getMessage() == "call"]
+    assert {(one["direction"], one["service"]) for one in logged} == {("inbound", "payment-service")}
+    assert [one.get("caller") for one in logged] == [None, "web"]
