@@ -9,11 +9,12 @@ import logging
 import resource
 import signal
 import socket
+from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvloop
 
@@ -72,7 +73,7 @@ class App:
             door = self.listener.serve(bound[INBOUND], runtime.compiled.app, certificates.server)
             certificates.on_new_server = door.secure
         self.accepting_since = monotonic()
-        await self._discover()
+        await self._prepare()
         # A thread of its own, gone afterwards: a process with one thread takes no locks.
         with ThreadPoolExecutor(1) as importer:
             loop = asyncio.get_running_loop()
@@ -80,43 +81,64 @@ class App:
         for key, app in ((TELEMETRY, servers.telemetry_app(runtime)), (ADMIN, servers.admin_app(runtime))):
             where = bound[key] if inherited is None else f"{inherited.control}.{key.partition('.')[0]}"
             self._runners.append(await servers.serve(app, where))
-        self._upkeep += [
-            asyncio.create_task(runtime.lag.watch()),
-            asyncio.create_task(runtime.memory.watch(lambda: len(runtime.proxy.connections))),
-            asyncio.create_task(runtime.secrets.watch()),
-            asyncio.create_task(runtime.compiled.certificates.watch()),
-        ]
-        for task in self._upkeep:
-            task.add_done_callback(_upkeep_ended)
+        self._keep_up(
+            runtime.lag.watch(),
+            runtime.memory.watch(lambda: len(runtime.proxy.connections)),
+            runtime.secrets.watch(),
+            runtime.compiled.certificates.watch(),
+        )
         runtime.ready = True
 
-    async def _discover(self) -> None:
-        """Open what keeps something, find the endpoints that are not written in the configuration, and ask them whether
-        they are well. What is not found in time comes later; until then calls to it are refused."""
-        runtime = self.runtime
-        if runtime.compiled.discovered:
+    async def _prepare(self) -> None:
+        """Get what calls need and what is not written in the configuration, all at the same time. What does not come in
+        time comes later; until then calls that need it are refused."""
+        await asyncio.gather(
+            self._find_endpoints(), self._fetch_secrets(), self._read_key_sets(), self._open_memory_of_keys()
+        )
+
+    def _keep_up(self, *work: Coroutine[Any, Any, None]) -> None:
+        """Go on with this until the end."""
+        for one in work:
+            task = asyncio.create_task(one)
+            task.add_done_callback(_upkeep_ended)
+            self._upkeep.append(task)
+
+    async def _find_endpoints(self) -> None:
+        """Look up the endpoints that come and go, and ask those that are to be asked whether they are well."""
+        compiled = self.runtime.compiled
+        if compiled.discovered:
             discovery = importlib.import_module("outrider.controlplane.discovery")
-            dns = runtime.resolved.config.dns
+            dns = self.runtime.resolved.config.dns
             resolver = discovery.Resolver(dns.servers, dns.timeout)
-            found = [discovery.Discovery(one, resolver) for one in runtime.compiled.discovered]
+            found = [discovery.Discovery(one, resolver) for one in compiled.discovered]
             await asyncio.gather(*(one.first() for one in found))
-            self._upkeep += [asyncio.create_task(one.watch()) for one in found]
-        pauses = await runtime.secrets.first()
-        for one, pause in zip(runtime.secrets.fetched, pauses, strict=True):
-            self._upkeep.append(asyncio.create_task(one.watch(pause)))
-        if runtime.compiled.guarded is not None and runtime.compiled.guarded.key_sets:
-            jwks = importlib.import_module("outrider.controlplane.jwks")
-            for source, alg, proof in runtime.compiled.guarded.key_sets:
-                key_set = jwks.KeySet(source, alg, proof)
-                self._upkeep.append(asyncio.create_task(key_set.watch(await key_set.look())))
-        if runtime.compiled.idempotency is not None:
-            store = runtime.compiled.idempotency.store
-            await store.open()
-            self._upkeep.append(asyncio.create_task(store.watch()))
-        if runtime.compiled.checked:
+            self._keep_up(*(one.watch() for one in found))
+        if compiled.checked:
             health = importlib.import_module("outrider.controlplane.health")
-            checks = [health.HealthChecks(cluster, settings) for cluster, settings in runtime.compiled.checked]
-            self._upkeep += [asyncio.create_task(one.watch()) for one in checks]
+            self._keep_up(*(health.HealthChecks(cluster, settings).watch() for cluster, settings in compiled.checked))
+
+    async def _fetch_secrets(self) -> None:
+        """Those that come from commands and issuers."""
+        secrets = self.runtime.secrets
+        pauses = await secrets.first()
+        self._keep_up(*(one.watch(pause) for one, pause in zip(secrets.fetched, pauses, strict=True)))
+
+    async def _read_key_sets(self) -> None:
+        """Those of the issuers of callers' tokens."""
+        guarded = self.runtime.compiled.guarded
+        if guarded is None or not guarded.key_sets:
+            return
+        jwks = importlib.import_module("outrider.controlplane.jwks")
+        key_sets = [jwks.KeySet(source, alg, proof) for source, alg, proof in guarded.key_sets]
+        pauses = await asyncio.gather(*(one.look() for one in key_sets))
+        self._keep_up(*(one.watch(pause) for one, pause in zip(key_sets, pauses, strict=True)))
+
+    async def _open_memory_of_keys(self) -> None:
+        """The store of `inbound.idempotency`."""
+        remembered = self.runtime.compiled.idempotency
+        if remembered is not None:
+            await remembered.store.open()
+            self._keep_up(remembered.store.watch())
 
     async def stop(self) -> None:
         """Close every port and connection."""

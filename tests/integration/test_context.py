@@ -115,6 +115,15 @@ async def test_the_user_arrives_at_the_third(tmp_path: Path, header: str) -> Non
             assert third.get("traceparent") == TRACE
 
 
+async def test_what_nobody_needs_is_known_for_that_everywhere(tmp_path: Path) -> None:
+    """A caller's word that its call is not critical goes with it to the third, whose app hears of it, too."""
+    async with chain(tmp_path, plain()) as made:
+        await exchange(made.entrance, get("/x", *CALLER, f"Traceparent: {TRACE}", "X-Outrider-Critical: false"))
+        await exchange(made.entrance, get("/x", *CALLER, f"Traceparent: {TRACE}"))
+        for app in made.apps:
+            assert [seen.get("x-outrider-critical") for seen in app.seen] == ["false", None]
+
+
 async def test_the_deadline_shrinks_on_the_way(tmp_path: Path) -> None:
     """Each hop is told what is left of the first caller's time, never more."""
     async with chain(tmp_path, plain()) as made:

@@ -187,18 +187,22 @@ ROUTES = """max_in_flight: 5
 """
 
 
-async def test_what_is_not_critical_is_shed_first(outrider: Outrider) -> None:
+@pytest.mark.parametrize("path", ["/user/news/", "/user/other/"], ids=["by its route", "by its caller's word"])
+async def test_what_is_not_critical_is_shed_first(outrider: Outrider, path: str) -> None:
     """The last fifth of the room is kept from calls that are declared `critical: false`, and of those that wait, the
-    others go first."""
+    others go first. The target is told."""
+    said = ["X-Outrider-Critical: false"] if path == "/user/other/" else []
     gate = Gate()
     async with Target(gate) as target, outrider(config(target, ROUTES)) as proxy:
-        news = [asyncio.create_task(exchange(proxy.port, get(f"/user/news/{number}"))) for number in range(6)]
+        news = [asyncio.create_task(exchange(proxy.port, get(f"{path}{number}", *said))) for number in range(6)]
         await eventually(lambda: target.busy == 4 and limit(proxy).waiting == 2, "four of five places")
         pay = [asyncio.create_task(exchange(proxy.port, request("POST", "/user/pay", b"x"))) for _ in range(3)]
         await eventually(lambda: target.busy == 5 and limit(proxy).waiting == 4, "the fifth place")
         gate.open(3)
         await eventually(lambda: len(target.seen) >= 7, "those that waited")
         assert [seen.path for seen in target.seen].count("/pay") == 3
+        told = {(seen.path == "/pay", seen.get("x-outrider-critical")) for seen in target.seen}
+        assert told == {(True, None), (False, "false")}
         gate.open()
         assert {(await call).status for call in pay} == {200}
         assert {(await call).status for call in news} == {200}

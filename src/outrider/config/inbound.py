@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from outrider.config.schema import Accept, Config, Idempotency, Inbound
+from outrider.config.schema import SHORTEST_SECRET, Accept, Config, Idempotency, Inbound
 from outrider.config.source import Document, KeyPath
 from outrider.model.messages import is_field_value
 from outrider.model.patterns import comparable, is_named
 from outrider.model.variables import VARIABLE
-
-_SHORT = 32  # characters; a shorter secret can be guessed sooner or later
 
 
 def check_inbound(config: Config, document: Document) -> None:
@@ -64,9 +62,11 @@ def _check_keys(accept: Accept, document: Document, at: KeyPath) -> None:
         place = (*at, "values", index) if (*at, "values", index) in document.marks else (*at, "values")
         if value != value.strip() or not is_field_value(value):
             document.complain(place, "a key must be one line of printable ASCII without spaces around it")
-        elif value and len(value) < _SHORT:
+        elif value and len(value) < SHORTEST_SECRET:
             hint = "openssl rand -hex 32 makes a good one"
-            document.complain(place, f"the key has only {len(value)} characters; {_SHORT} are safe", hint, warn=True)
+            document.complain(
+                place, f"the key has only {len(value)} characters; {SHORTEST_SECRET} are safe", hint, warn=True
+            )
 
 
 def _check_jwt(accept: Accept, document: Document, at: KeyPath) -> None:
@@ -80,8 +80,8 @@ def _check_jwt(accept: Accept, document: Document, at: KeyPath) -> None:
     pem = "-----BEGIN" in jwt.key
     if jwt.alg == "HS256" and pem:
         document.complain((*at, "key"), "HS256 takes a shared secret, not a PEM key", "alg: RS256 or ES256?")
-    elif jwt.alg == "HS256" and len(jwt.key) < _SHORT:
-        message = f"the secret has only {len(jwt.key)} characters; HS256 needs {_SHORT} (RFC 7518 section 3.2)"
+    elif jwt.alg == "HS256" and len(jwt.key) < SHORTEST_SECRET:
+        message = f"the secret has only {len(jwt.key)} characters; HS256 needs {SHORTEST_SECRET} (RFC 7518 section 3.2)"
         document.complain((*at, "key"), message)
     elif jwt.alg != "HS256" and not pem:
         document.complain((*at, "key"), f"{jwt.alg} takes a public key in PEM", "${file:/path/to/public.pem}")

@@ -15,6 +15,7 @@ from outrider.config.extras import check_extras
 from outrider.config.inbound import check_inbound
 from outrider.config.problems import did_you_mean
 from outrider.config.schema import (
+    SHORTEST_SECRET,
     CircuitBreaker,
     ClientTls,
     Config,
@@ -37,6 +38,7 @@ from outrider.config.schema import (
 )
 from outrider.config.source import Document, KeyPath
 from outrider.config.tls import check_tls
+from outrider.model.addresses import port_of
 from outrider.model.messages import is_field_value
 from outrider.model.variables import unknown_variables
 
@@ -58,7 +60,6 @@ BUILT_IN: dict[str, Any] = {
 }
 # What the endpoints of a service have, whatever the route.
 _OF_THE_SERVICE = frozenset(("balance", "ejection", "health_check", "idle_timeout"))
-_SHORTEST_SECRET = 32
 _SHARED_PORTS = frozenset({0})
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1", "0.0.0.0", "::"})
 
@@ -289,8 +290,8 @@ def _check_credential(document: Document, name: str, credential: Credential) -> 
     if jwt is not None and (jwt.alg == "HS256") == ("-----BEGIN" in jwt.key):
         wanted = "a shared secret" if jwt.alg == "HS256" else "a private key in PEM"
         document.complain((*at, "jwt", "key"), f"{jwt.alg} signs with {wanted}")
-    elif jwt is not None and jwt.alg == "HS256" and len(jwt.key) < _SHORTEST_SECRET:
-        message = f"the secret has only {len(jwt.key)} characters; HS256 needs {_SHORTEST_SECRET} (RFC 7518 §3.2)"
+    elif jwt is not None and jwt.alg == "HS256" and len(jwt.key) < SHORTEST_SECRET:
+        message = f"the secret has only {len(jwt.key)} characters; HS256 needs {SHORTEST_SECRET} (RFC 7518 §3.2)"
         document.complain((*at, "jwt", "key"), message)
     elif jwt is not None:
         _check_signs(document, (*at, "jwt", "key"), jwt)
@@ -413,7 +414,7 @@ def _check_url(config: Config, document: Document, at: KeyPath, url: str) -> Non
         return
     parts = urlsplit(url.partition("+")[2] if url.startswith("dns") else url)
     try:
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        port = port_of(parts)
     except ValueError:
         document.complain(at, f"the port of {url} is not between 1 and 65535")
         return

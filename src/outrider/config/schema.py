@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import ip_address
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -221,6 +221,9 @@ class Base(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
+
+# Characters of a secret that nobody can guess; HS256 demands as many (RFC 7518 §3.2).
+SHORTEST_SECRET: Final = 32
 
 Listen = Annotated[
     tuple[str, int],
@@ -721,6 +724,11 @@ class Target(Base):
     file+/path every line of a YAML or JSON list that is read again when it changes."""
     weight: Annotated[float, Field(gt=0, le=1000), BeforeValidator(_no_switch)] = 1.0
     """Its share of calls, beside the others'."""
+
+    @property
+    def is_source(self) -> bool:
+        """Whether endpoints are looked up there, instead of this being one."""
+        return "+" in self.url.partition(":")[0]
 
 
 class Service(PolicyFields):

@@ -27,6 +27,7 @@ from outrider.dataplane.policies.budget import RetryBudget
 from outrider.dataplane.policies.concurrency import ConcurrencyLimit
 from outrider.dataplane.policies.context import Context
 from outrider.dataplane.policies.credentials import Credential, TokenCredential
+from outrider.dataplane.policies.criticality import CRITICAL
 from outrider.dataplane.policies.deadline import Deadline
 from outrider.dataplane.policies.fallback import Fallback, Prepared
 from outrider.dataplane.policies.headers import Headers
@@ -159,7 +160,7 @@ class _Compiler:
         endpoints = []
         sources: list[Target] = []
         for target in declared.targets:
-            if "+" in target.url.partition(":")[0]:
+            if target.is_source:
                 sources.append(target)
                 maker.expect(target.url)
             else:
@@ -285,6 +286,8 @@ class _Compiler:
         known = {"service": self._config.service, "target": declared.name, "instance": self._resolved.instance}
         correlation = policy.correlation
         templates = {header: Template(str(value), known) for header, value in policy.headers.set.items()}
+        if policy.critical is False:
+            templates[CRITICAL.decode()] = Template("false", {})
         for value in policy.headers.set.values():
             self._noted.update(header_names(str(value)))
         self._noted.add(correlation.header.lower().encode())

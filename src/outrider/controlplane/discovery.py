@@ -21,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 from outrider.config.schema import Service, Target
 from outrider.controlplane.endpoints import Address, Discovered
 from outrider.dataplane.cluster import Endpoint
+from outrider.model.addresses import port_of
 
 log = logging.getLogger("outrider")
 
@@ -153,7 +154,7 @@ class DnsSource:
 
     async def look(self) -> Found:
         parts = urlsplit(self._url)
-        port = parts.port or (443 if parts.scheme == "https" else 80)
+        port = port_of(parts)
         found, ttl = await self._resolver.addresses(parts.hostname or "")
         places = tuple((self._url, Address(one, port, parts.netloc, self._weight)) for one in sorted(found))
         return Found(places, ttl)
@@ -222,13 +223,13 @@ class FileSource:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"][1:])
             raise SourceError(f"{self._path}: {place}: {first['msg']}") from None
-        if any("+" in target.url.partition(":")[0] for target in targets):
+        if any(target.is_source for target in targets):
             raise SourceError(f"{self._path}: only http:// and https:// URLs can stand in a list")
         places = []
         for target in targets:
             parts = urlsplit(target.url)
             try:
-                port = parts.port or (443 if parts.scheme == "https" else 80)
+                port = port_of(parts)
             except ValueError:
                 raise SourceError(f"{self._path}: the port of {target.url} is not between 1 and 65535") from None
             places.append((target.url, Address(parts.hostname or "", port, parts.netloc, target.weight)))

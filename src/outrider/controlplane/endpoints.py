@@ -11,6 +11,7 @@ from outrider.dataplane.cluster import Cluster, Endpoint
 from outrider.dataplane.stats import ClusterStats
 from outrider.dataplane.tls import ClientTls as TlsContext
 from outrider.dataplane.tls import ResumingContext
+from outrider.model.addresses import port_of
 
 
 @dataclass(slots=True, frozen=True)
@@ -53,9 +54,8 @@ class EndpointMaker:
     def from_url(self, url: str, weight: float = 1.0) -> Endpoint:
         """The endpoint that a plain URL names."""
         parts = urlsplit(url)
-        secure = parts.scheme == "https"
-        port = parts.port or (443 if secure else 80)
-        return self._make(Address(parts.hostname or "", port, parts.netloc, weight), parts.path, secure)
+        address = Address(parts.hostname or "", port_of(parts), parts.netloc, weight)
+        return self._make(address, parts.path, parts.scheme == "https")
 
     def from_address(self, url: str, address: Address) -> Endpoint:
         """An endpoint that was found for the URL (without its `dns+` or `dnssrv+`)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from outrider.config.schema import Accept, Config, Inbound
+from outrider.config.schema import SHORTEST_SECRET, Accept, Config, Inbound
 from outrider.config.schema import Idempotency as IdempotencySettings
 from outrider.controlplane.idempotency.app import AppLookup
 from outrider.controlplane.idempotency.sqlite import SqliteStore
@@ -16,8 +16,6 @@ from outrider.model.patterns import comparable
 
 if TYPE_CHECKING:
     from outrider.controlplane.idempotency.redis import RedisStore
-
-_SHORTEST = 32  # characters of a secret for HS256 (RFC 7518 §3.2)
 
 
 @dataclass(slots=True)
@@ -60,8 +58,8 @@ def compile_guard(config: Config, inbound: Inbound) -> Guarded:
 def token_keys(alg: str, key: str) -> object:
     """What PyJWT takes for this algorithm: the secret, or the public key out of its PEM. Raises ValueError."""
     if alg == "HS256":
-        if len(key) < _SHORTEST or "-----BEGIN" in key:
-            raise ValueError(f"HS256 takes a secret of at least {_SHORTEST} characters")
+        if len(key) < SHORTEST_SECRET or "-----BEGIN" in key:
+            raise ValueError(f"HS256 takes a secret of at least {SHORTEST_SECRET} characters")
         return key.encode()
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_public_key

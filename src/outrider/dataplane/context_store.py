@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from outrider.dataplane.policies.criticality import CRITICAL
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Field
 from outrider.model.outcome import Outcome
@@ -18,7 +19,8 @@ from outrider.model.patterns import HeaderNames
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
 
-_OF_THE_TRACE: Final = frozenset((b"baggage", b"tracestate"))
+# Beside who calls: what belongs to the trace, and whether anybody needs the answer.
+_ALWAYS: Final = frozenset((b"baggage", b"tracestate", CRITICAL))
 _MOST_CALLS: Final = 10_000
 _MOST_BYTES: Final = 8192  # of the fields of one call; a context is not a place to keep things
 
@@ -63,7 +65,7 @@ class Context:
         self._inbound = None
 
     def _is_part(self, name: bytes) -> bool:
-        return name in _OF_THE_TRACE or self._identity.have(name)
+        return name in _ALWAYS or self._identity.have(name)
 
 
 class ContextStore:

@@ -34,6 +34,7 @@ NOTED = frozenset(
         b"transfer-encoding",
         b"upgrade",
         b"x-outrider-attempt",
+        b"x-outrider-critical",
         b"x-outrider-retry",
         b"x-outrider-service",
         b"x-outrider-timeout",

@@ -2,7 +2,7 @@
 
 A fixed limit, or one that adapts (adaptive.py). Calls beyond it are refused, or wait where a queue is declared:
 critical ones first, none longer than its own deadline allows. The last fifth of the room is for calls that are not
-declared `critical: false`, so that when it becomes tight the others are shed first.
+declared `critical: false` anywhere on their way, so that when it becomes tight the others are shed first.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.policies.adaptive import AdaptiveLimit
+from outrider.dataplane.policies.criticality import sheddable as may_be_shed
 from outrider.model.failure import Failure, Kind
 from outrider.model.outcome import FAILURE, SUCCESS, Outcome
 
@@ -43,7 +44,7 @@ class ConcurrencyLimit:
         self._waiting_others: deque[Future[bool]] = deque()  # of calls that are not critical
 
     def admit(self, call: Call) -> Failure | Awaitable[Failure | None] | None:
-        sheddable = call.route.critical is False
+        sheddable = may_be_shed(call)
         if self.in_flight < self._room(sheddable) and not self._waiting:
             self.in_flight += 1
             call.permits = (self, *call.permits)

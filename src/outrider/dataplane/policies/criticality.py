@@ -1,0 +1,21 @@
+"""Which calls are shed first when room becomes tight: those of a service that the app can do without, and everything
+that is done for the sake of such a call, however many hops away.
+
+It travels as `x-outrider-critical: false`. Anybody may say that of its own call; nobody can say more for it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from outrider.dataplane.call import Call
+
+CRITICAL: Final = b"x-outrider-critical"
+
+
+def sheddable(call: Call) -> bool:
+    """Whether the route, the app or the app's own caller has said that this call is not critical."""
+    if call.route.critical is False:
+        return True
+    return CRITICAL in call.noted and call.noted[CRITICAL].strip().lower() == b"false"
