@@ -6,7 +6,7 @@ COPY pyproject.toml README.md ./
 COPY src src
 COPY config config
 COPY examples examples
-RUN python -m venv /outrider && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 /outrider/bin/pip install --no-cache-dir '.[jwt,dns]'
+RUN python -m venv /outrider && HATCH_BUILD_HOOK_ENABLE_MYPYC=1 /outrider/bin/pip install --no-cache-dir '.[jwt,dns,redis]'
 
 FROM python:3.12-slim
 COPY --from=build /outrider /outrider

@@ -432,7 +432,7 @@ class Watch:
 
 def started(command: list[str], **options: object) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH") or str(SOURCE)}
-    return subprocess.Popen([sys.executable, *command], env=environment, **options)  # type: ignore[call-overload, no-any-return]
+    return subprocess.Popen([sys.executable, *command], env=environment, **options)
 
 
 def ports_of(log: IO[bytes]) -> dict[str, int]:

@@ -141,7 +141,7 @@ def one_endpoint() -> Timeline:
     """A single endpoint: what a sidecar sees whose service has one instance, or one virtual address."""
 
     def phase(name: str, seconds: float, fault: Behaviour, **more: bool | float) -> Phase:
-        return Phase(name, seconds, (fault,), healthy=False, **more)  # type: ignore[arg-type]
+        return Phase(name, seconds, (fault,), healthy=False, **more)
 
     def heal(number: int) -> Phase:
         return Phase(f"heal-{number}", 3, (OK,), heals=True)

@@ -150,7 +150,7 @@ def only(*ways: str) -> Callable[[Test], Test]:
     """For a promise that has a meaning for some ways only."""
 
     def mark(test: Test) -> Test:
-        test.ways = ways  # type: ignore[attr-defined]
+        test.ways = ways
         return test
 
     return mark

@@ -243,7 +243,7 @@ class Requests(Counted):
         return Answer(response.status_code, list(response.raw.headers.iteritems()), response.content, response.url)
 
     @property
-    def made(self) -> int:  # type: ignore[override] # the pools count for us
+    def made(self) -> int:
         adapter: Any = self.session.get_adapter("http://")
         managers = [adapter.poolmanager, *adapter.proxy_manager.values()]
         pools = [manager.pools[key] for manager in managers for key in manager.pools.keys()]  # noqa: SIM118 # not a dict
@@ -251,7 +251,7 @@ class Requests(Counted):
 
     def events(self, ask: Ask) -> list[float]:
         with self._send(ask, stream=True) as response:
-            lines = response.iter_lines(chunk_size=None)  # type: ignore[call-overload] # whatever has come
+            lines = response.iter_lines(chunk_size=None)
             return since_first([perf_counter() for line in lines if line.startswith(b"data:")])
 
     def abort(self, ask: Ask, size: int) -> None:
@@ -280,7 +280,7 @@ class Httpx(Counted):
         return self._clients[ask.proxy]
 
     @property
-    def made(self) -> int:  # type: ignore[override]
+    def made(self) -> int:
         return len(self._ports)
 
     def call(self, ask: Ask) -> Answer:
@@ -328,7 +328,7 @@ class HttpxAsync(Counted):
         return self._clients[ask.proxy]
 
     @property
-    def made(self) -> int:  # type: ignore[override]
+    def made(self) -> int:
         return len(self._ports)
 
     def call(self, ask: Ask) -> Answer:

@@ -30,7 +30,7 @@ def write(name: str, text: str) -> str:
 
 def problems_of(*paths: str, **options: object) -> list[Problem]:
     with pytest.raises(ConfigError) as caught:
-        load(paths, **{"environment": {}, **options})  # type: ignore[arg-type] # options of mixed types
+        load(paths, **{"environment": {}, **options})
     return caught.value.problems
 
 

@@ -382,8 +382,8 @@ def test_hedge_merges_like_any_map(tmp_path: Path) -> None:
 
 def test_hedge_after(tmp_path: Path) -> None:
     """A percentile stays what it is, a duration becomes seconds."""
-    assert policy(tmp_path, f"{USER}    hedge: {{after: p99.9}}").hedge.after == "p99.9"  # type: ignore[union-attr] # it is there, or the test fails
-    assert policy(tmp_path, f"{USER}    hedge: {{after: 50ms}}").hedge.after == 0.05  # type: ignore[union-attr] # it is there, or the test fails
+    assert policy(tmp_path, f"{USER}    hedge: {{after: p99.9}}").hedge.after == "p99.9"
+    assert policy(tmp_path, f"{USER}    hedge: {{after: 50ms}}").hedge.after == 0.05
 
 
 def test_queue_without_a_limit(tmp_path: Path) -> None:

@@ -157,6 +157,17 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "redis nowhere": (remembering(store="redis"), "inbound.idempotency.store", "redis: { url:"),
     "nothing to ask": (remembering(after_crash="ask"), "inbound.idempotency.after_crash", "ask: /internal"),
     "asked without a key": (remembering(after_crash="ask", ask="/done"), "inbound.idempotency.ask", "{key}"),
+    "a token for nobody": (
+        top(
+            inbound={
+                "listen": "0.0.0.0:4103",
+                "app": "http://h:1",
+                "accept": [{"jwt": {"alg": "HS256", "key": "k" * 32}}],
+            }
+        ),
+        "inbound.accept[0].jwt",
+        "audience",
+    ),
     "redis over http": (top(redis={"url": "http://secret@redis"}), "redis.url", "redis://127.0.0.1:6379/0"),
     "listen: port": (top(listen=4100), "listen", "expected HOST:PORT"),
     "listen: host": (top(listen="localhost"), "listen", "expected HOST:PORT"),

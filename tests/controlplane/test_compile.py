@@ -27,7 +27,7 @@ def compiled(tmp_path: Path, text: str, hooks: tuple[object, ...] = ()) -> Compi
     path = tmp_path / "outrider.yaml"
     path.write_text(f"service: booking\ninstance: b-1\n{text}")
     resolved, _ = load([str(path)], environment={})
-    return compile_config(resolved, hooks)  # type: ignore[arg-type] # hooks of a test
+    return compile_config(resolved, hooks)
 
 
 LIMIT = ConcurrencyLimit
@@ -103,7 +103,7 @@ def test_first_route_wins(tmp_path: Path) -> None:
 
 def test_times(tmp_path: Path) -> None:
     """Without a timeout a call has no deadline; an attempt never has more time than its call."""
-    assert part(default(compiled(tmp_path, f"{USER}    timeout: false")), Deadline).timeout == NEVER  # type: ignore[union-attr] # it is there, or the test fails
+    assert part(default(compiled(tmp_path, f"{USER}    timeout: false")), Deadline).timeout == NEVER
     deadline = part(default(compiled(tmp_path, f"{USER}    timeout: 2s")), Deadline)
     assert isinstance(deadline, Deadline)
     assert (deadline.timeout, deadline.attempt_timeout) == (2.0, 2.0)
@@ -177,7 +177,7 @@ def test_route_with_parts_of_its_own(tmp_path: Path) -> None:
     base = default(made)
     assert route.retry.budget is not base.retry.budget
     assert part(route, RateLimit) is not part(base, RateLimit)
-    assert part(route, ConcurrencyLimit).limit == 1  # type: ignore[union-attr] # it is there, or the test fails
+    assert part(route, ConcurrencyLimit).limit == 1
     assert [breaker.name for breaker in made.breakers] == ["user", "user GET /a"]
 
 
@@ -286,7 +286,7 @@ def test_routes_keep_their_own_answers(tmp_path: Path) -> None:
     (route,) = routes(made)
     assert route.fallback is not None
     assert default(made).fallback is not None
-    assert route.fallback.last_good is not default(made).fallback.last_good  # type: ignore[union-attr] # see above
+    assert route.fallback.last_good is not default(made).fallback.last_good
 
 
 def test_weights(tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_hedge(tmp_path: Path) -> None:
     for _ in range(100):
         route.hedge.learn(0.01)
     assert route.hedge.delay() == pytest.approx(0.01, rel=0.1)
-    assert default(made).hedge.delay() == 0.0  # type: ignore[union-attr] # it is there, or the test fails
+    assert default(made).hedge.delay() == 0.0
 
 
 def test_a_hedge_has_a_budget_without_retries(tmp_path: Path) -> None:

@@ -13,9 +13,17 @@ from pathlib import Path
 from time import monotonic, time
 from typing import Any, cast
 
+import jwt
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
 
 from outrider.config.load import load
 from outrider.config.schema import MintedJwt, OAuth2
@@ -28,16 +36,6 @@ from outrider.dataplane.policies.credentials import Credential, TokenCredential
 from outrider.dataplane.policies.retry import Decision, Retry
 from outrider.dataplane.replay import RequestBody
 from tests.fakes import Clock, make_attempt, make_call, make_cluster, make_response, make_route
-
-jwt = pytest.importorskip("jwt")
-
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: E402 # only where PyJWT is there
-from cryptography.hazmat.primitives.serialization import (  # noqa: E402
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
 
 SECRET = "hunter2-hunter2"
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -606,7 +604,7 @@ def test_what_is_kept_is_bounded() -> None:
     credential = make_tokens(minted("HS256"))
     for number in range(policy._MOST_TARGETS * 2 + 1):
         token(credential, f"s{number}")
-        assert len(credential._kept) <= policy._MOST_TARGETS
+        assert len(credential._signer._kept) <= policy._MOST_TARGETS
 
 
 @pytest.mark.parametrize(

@@ -262,7 +262,7 @@ def test_round_robin_forgets_those_that_have_gone() -> None:
     choose = chooser("round-robin")
     for _ in range(100):
         choose(make_endpoints(3), make_call(), NOW)
-    owed = next(cell.cell_contents for cell in choose.__closure__ or ())  # type: ignore[attr-defined] # a closure
+    owed = next(cell.cell_contents for cell in choose.__closure__ or ())
     assert len(owed) <= 2 * 3 + 16
 
 

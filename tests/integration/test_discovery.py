@@ -122,7 +122,7 @@ async def test_a_broken_file_changes_nothing(
             for file in files.values():
                 write(file, [two.url])
             for number, case in enumerate(files):
-                await eventually(lambda: names(proxy, number) == {name(two)}, f"the next list of {case}")  # noqa: B023
+                await eventually(lambda: names(proxy, number) == {name(two)}, f"the next list of {case}")
     assert len(warnings(caplog)) == len(files)
     for case, (_, complaint) in UNUSABLE.items():
         (said,) = (line for line in warnings(caplog) if line.startswith(f"endpoints of {case}: "))
@@ -218,10 +218,10 @@ async def test_a_file_replaces_all_endpoints_under_load(outrider: Outrider, tmp_
                     current.append(coming)
                     current.remove(leaving)
                     write(file, [target.url for target in current])
-                    await eventually(lambda: name(leaving) not in names(proxy), "one replaced")  # noqa: B023
-                    await eventually(lambda: not leaving.busy, "its last call")  # noqa: B023
+                    await eventually(lambda: name(leaving) not in names(proxy), "one replaced")
+                    await eventually(lambda: not leaving.busy, "its last call")
                     await leaving.stop()
-                    await eventually(lambda: coming.seen, "calls at the new one")  # noqa: B023
+                    await eventually(lambda: coming.seen, "calls at the new one")
             assert names(proxy) == {name(target) for target in new}
     assert tally.count > 100
     assert tally.failed == 0, tally.statuses()
@@ -358,7 +358,7 @@ async def test_an_answer_holds_for_its_ttl(outrider: Outrider, tmp_path: Path) -
             async with outrider(text) as proxy:
                 for at in (1, 0):
                     await server.restart(*records(at))
-                    await eventually(lambda: names(proxy) == {name(targets[at])}, "the other address")  # noqa: B023
+                    await eventually(lambda: names(proxy) == {name(targets[at])}, "the other address")
                     before = len(targets[at].seen)
                     assert (await exchange(proxy.port, request("POST", "/user/x", b"charge"))).status == 200
                     assert len(targets[at].seen) == before + 1
@@ -404,9 +404,9 @@ async def test_dns_replaces_all_endpoints_under_load(outrider: Outrider, tmp_pat
                 for wanted in (HOSTS[:4], HOSTS[2:4]):
                     server.hosts(user=wanted)
                     expected = {f"{host}:{port}" for host in wanted}
-                    await eventually(lambda: names(proxy) == expected, "the new addresses")  # noqa: B023
+                    await eventually(lambda: names(proxy) == expected, "the new addresses")
                 for target in targets[:2]:
-                    await eventually(lambda: not target.busy, "the last call")  # noqa: B023
+                    await eventually(lambda: not target.busy, "the last call")
                     await target.stop()
                 so_far = tally.count
                 await eventually(lambda: tally.count > so_far + 60, "calls at the new ones")

@@ -377,7 +377,7 @@ async def test_an_app_that_hangs_up_while_another_is_asked(outrider: Outrider) -
 
     async def held(one: object) -> None:
         await asyncio.sleep(0.2)
-        await one.send(response())  # type: ignore[attr-defined]
+        await one.send(response())
 
     async with Target(plain(500)) as target, Target(held) as replica:
         text = config(target, "{ service: replica }", others={"replica": replica})

@@ -25,6 +25,7 @@ from tests.integration.harness import (
     request,
     response,
 )
+from tests.integration.load import under_load
 
 OLD, NEW = "old-key-0123456789abcdef0123456789", "new-key-0123456789abcdef0123456789"
 
@@ -113,6 +114,44 @@ services: {{ other: 'http://127.0.0.1:9' }}
     assert set(statuses) == {200}
 
 
+async def test_rotating_the_secret_of_tokens_fails_no_call(outrider: Outrider, tmp_path: Path) -> None:
+    """Sender and guard change the secret that signs tokens one after the other, in either order: not one 401."""
+    sent, taken, next_ = (tmp_path / name for name in ("sent", "taken", "next"))
+    for file, value in ((sent, OLD), (taken, OLD), (next_, "nobody-signs-with-this-0123456789abcdef")):
+        file.write_text(value)
+    accept = ", ".join(
+        f"{{ jwt: {{ alg: HS256, key: '${{file:{file}}}', audience: user }} }}" for file in (taken, next_)
+    )
+    guard = f"""
+service: user
+inbound:
+  listen: 127.0.0.1:0
+  app: '%s'
+  accept: [ {accept} ]
+services: {{ other: 'http://127.0.0.1:9' }}
+"""
+    async with Target(plain()) as app, outrider(guard % app.url) as receiver:
+        port = receiver.app.ports["inbound.listen"]
+        text = f"credentials: {{ k: {{ jwt: {{ alg: HS256, key: '${{file:{sent}}}' }} }} }}\n"
+        text += f"services: {{ user: {{ url: 'http://127.0.0.1:{port}', auth: k, retry: false }} }}"
+        (tmp_path / "caller").mkdir()
+        async with outrider(text) as caller:
+            async with under_load(caller.port, 8, lambda number: get("/user/x")) as tally:
+                for file, value, who in (
+                    (next_, NEW, receiver),  # the guard takes both
+                    (sent, NEW, caller),
+                    (taken, NEW, receiver),  # the old one is gone
+                    (sent, OLD, caller),  # too early: the guard does not know it any more
+                    (sent, NEW, caller),
+                ):
+                    file.write_text(value)
+                    await rotate(who)
+                    await asyncio.sleep(0.1)
+            assert tally.failed == 0
+            assert tally.count > 100
+            assert (await rotate(caller))["k"]["old_uses"] > 0
+
+
 async def test_tokens_are_checked_with_a_key_set(outrider: Outrider, tmp_path: Path) -> None:
     """A key that is added to the set is known within moments; one that is removed proves nothing any more."""
     first, second = generate_private_key(SECP256R1()), generate_private_key(SECP256R1())
@@ -120,12 +159,12 @@ async def test_tokens_are_checked_with_a_key_set(outrider: Outrider, tmp_path: P
 
     def publish(**keys: object) -> None:
         algorithm = jwt.algorithms.ECAlgorithm
-        listed = [{**json.loads(algorithm.to_jwk(key.public_key())), "kid": kid} for kid, key in keys.items()]  # type: ignore[attr-defined]
+        listed = [{**json.loads(algorithm.to_jwk(key.public_key())), "kid": kid} for kid, key in keys.items()]
         file.write_text(json.dumps({"keys": listed}))
 
     def token(key: object, kid: str) -> str:
         claims = {"iss": "booking", "aud": "booking", "exp": time() + 60}
-        return jwt.encode(claims, key, "ES256", {"kid": kid})  # type: ignore[arg-type]
+        return jwt.encode(claims, key, "ES256", {"kid": kid})
 
     publish(a=first)
     text = f"""

@@ -138,7 +138,7 @@ async def test_first_come_first_served(outrider: Outrider) -> None:
             for number in range(8):
                 calls.append(asyncio.create_task(exchange(proxy.port, get(f"/user/{number}"))))
                 waiting = max(0, number)
-                await eventually(lambda: limit(proxy).waiting == waiting and target.busy == 1, "it waits")  # noqa: B023
+                await eventually(lambda: limit(proxy).waiting == waiting and target.busy == 1, "it waits")
             gate.open()
             await asyncio.gather(*calls)
     assert [seen.path for seen in target.seen] == [f"/{number}" for number in range(8)]

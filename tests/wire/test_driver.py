@@ -75,7 +75,7 @@ async def relay(target: Target, *, leak: bool = False) -> AsyncIterator[int]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", target.port)
         writers.extend((writer, up_writer))
-        tasks.add(asyncio.current_task())  # type: ignore[arg-type]
+        tasks.add(asyncio.current_task())
         key = b"%b: %b\r\n" % (CREDENTIAL.encode(), SECRET)
         answer = (b" OK\r\n", b" OK\r\n" + key) if leak else (b"", b"")
         await asyncio.gather(

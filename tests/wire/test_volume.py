@@ -30,7 +30,7 @@ async def server(serve: Serve) -> AsyncIterator[str]:
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers.append(writer)
-        tasks.add(asyncio.current_task())  # type: ignore[arg-type]
+        tasks.add(asyncio.current_task())
         try:
             await serve(reader, writer)
         except ConnectionError:
@@ -114,7 +114,7 @@ async def test_a_target_that_does_not_read_slows_the_app_down(outrider: Outrider
     """Of a large upload only so much is taken as buffers hold."""
 
     async def never_read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.transport.pause_reading()
         await asyncio.sleep(60)
 
     async with server(never_read) as url, outrider(plain_config(url)) as proxy:

@@ -37,7 +37,7 @@ def _check_idempotency(config: Config, settings: Idempotency, document: Document
 
 
 def _check_accept(inbound: Inbound, accept: Accept, document: Document, at: KeyPath) -> None:
-    kinds = [kind for kind in ("header", "jwt", "certificate") if getattr(accept, kind) is not None]
+    kinds = [kind for kind in ("header", "jwt", "certificate") if (*at, kind) in document.marks]
     if len(kinds) != 1:
         document.complain(at, "expected exactly one of header, jwt and certificate", "one proof per entry")
         return

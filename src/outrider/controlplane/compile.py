@@ -146,7 +146,8 @@ class _Compiler:
             if credential.jwt is not None:
                 mint = minter(credential.jwt, self._config.service, credential.jwt.key)
                 audience = credential.jwt.audience.replace("{service}", self._config.service)
-                made[name] = TokenCredential(mint, audience=audience, ttl=credential.jwt.ttl, header=header)
+                ttl, overlap = credential.jwt.ttl, credential.overlap
+                made[name] = TokenCredential(mint, audience=audience, ttl=ttl, header=header, overlap=overlap)
             else:
                 prefix = "Bearer " if credential.oauth2 is not None else ""
                 overlap = credential.overlap if credential.oauth2 is None else 0.0  # an issuer's tokens just end

@@ -138,7 +138,7 @@ class Secrets:
             found[name] = {
                 "source": "watched" if source.template is not None else "fixed",
                 "age_seconds": round(now - source.since, 1),
-                "old_uses": credential.old_uses if isinstance(credential, Credential) else 0,
+                "old_uses": credential.old_uses if credential is not None else 0,
             }
         for one in self.fetched:
             found[one.name] = {

@@ -34,7 +34,7 @@ class Circuit:
         self.moves: list[tuple[str, str]] = []
         self.breaker = Breaker(
             "user",
-            BreakerSettings(**settings),  # type: ignore[arg-type] # settings of mixed types
+            BreakerSettings(**settings),
             hooks=(self._moved,),
             clock=self.clock,
             jitter=lambda low, high: low + (high - low) * spread,

@@ -107,7 +107,7 @@ async def test_another_call_is_another_call(other: dict[str, bytes]) -> None:
     """A key belongs to one caller and one operation."""
     place = Place()
     await place.comes()
-    _, verdict = await place.comes(**other)  # type: ignore[arg-type] # one of several kinds
+    _, verdict = await place.comes(**other)
     assert verdict is None
 
 

@@ -10,18 +10,16 @@ from functools import cache
 from time import time
 from typing import Any
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-jwt = pytest.importorskip("jwt")
-
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa  # noqa: E402 # only where PyJWT is there
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat  # noqa: E402
-
-from outrider.dataplane.policies import tokens  # noqa: E402
-from outrider.dataplane.policies.tokens import ALGORITHMS, TokenProof  # noqa: E402
-from tests.fakes import Clock, make_call  # noqa: E402
+from outrider.dataplane.policies import tokens
+from outrider.dataplane.policies.tokens import ALGORITHMS, TokenProof
+from tests.fakes import Clock, make_call
 
 SECRET = b"s" * 64
 OTHER_SECRET = b"o" * 64

@@ -87,6 +87,36 @@ class Mint(Protocol):
     def __call__(self, audience: str, issued: int, expires: int) -> str: ...
 
 
+class _Signer:
+    """Tokens of one key, one per target, each kept for most of its life."""
+
+    __slots__ = ("_audience", "_clock", "_header", "_kept", "_mint", "_ttl")
+
+    def __init__(self, mint: Mint, audience: str, ttl: float, header: bytes, clock: Callable[[], float]) -> None:
+        self._mint = mint
+        self._audience = audience
+        self._ttl = ttl
+        self._header = header
+        self._clock = clock
+        self._kept: dict[str, tuple[float, float, float, bytes]] = {}
+
+    def line(self, target: str) -> bytes:
+        """The header for a call to this service."""
+        kept = self._kept.get(target)
+        now, moment = self._clock(), monotonic()
+        # By both clocks: one that is set back must not keep a token that seems to be from the future.
+        if kept is not None and kept[0] <= now < kept[1] and moment < kept[2]:
+            return kept[3]
+        issued, expires = math.floor(now), math.ceil(now + self._ttl)
+        token = self._mint(self._audience.replace("{target}", target), issued, expires)
+        line = b"%b: Bearer %b\r\n" % (self._header, token.encode())
+        if len(self._kept) >= _MOST_TARGETS:
+            self._kept.clear()
+        life = self._ttl * _RENEW_AT
+        self._kept[target] = (issued, now + life, moment + life, line)
+        return line
+
+
 class TokenCredential:
     """A short-lived token per target, minted when needed and kept for most of its life. `ttl` in seconds."""
 
@@ -94,8 +124,10 @@ class TokenCredential:
         "_audience",
         "_clock",
         "_header",
-        "_kept",
-        "_mint",
+        "_overlap",
+        "_previous",
+        "_previous_until",
+        "_signer",
         "_ttl",
         "old_uses",
         "owned",
@@ -110,15 +142,17 @@ class TokenCredential:
         audience: str,
         ttl: float,
         header: str = "authorization",
+        overlap: float = 0.0,
         clock: Callable[[], float] = time,
     ) -> None:
-        """`audience` may contain `{target}`."""
-        self._mint = mint
+        """`audience` may contain `{target}`; `overlap` is in seconds."""
         self._audience = audience
         self._ttl = ttl
         self._header = header.encode()
+        self._overlap = overlap
         self._clock = clock
-        self._kept: dict[str, tuple[float, float, float, bytes]] = {}
+        self._signer = self._previous = _Signer(mint, audience, ttl, self._header, clock)
+        self._previous_until = 0.0
         self.owned = frozenset((self._header.lower(),))
         self.ready = True
         self.replaced_at = 0.0
@@ -126,25 +160,16 @@ class TokenCredential:
 
     def replace(self, mint: Mint) -> None:
         """Sign with another key from the next attempt on."""
-        self._mint = mint
-        self._kept.clear()
+        now = monotonic()
+        if self._overlap:
+            self._previous, self._previous_until = self._signer, now + self._overlap
+        self.replaced_at = now
+        self._signer = _Signer(mint, self._audience, self._ttl, self._header, self._clock)
 
     def has_previous(self, now: float) -> bool:
-        """A token is signed anew; nobody keeps the old one."""
-        return False
+        """Whether there is an earlier key that a receiver may still want; `now` is monotonic seconds."""
+        return now < self._previous_until
 
     def stamp(self, attempt: Attempt) -> bytes:
-        target = attempt.call.route.cluster.name
-        kept = self._kept.get(target)
-        now, moment = self._clock(), monotonic()
-        # By both clocks: one that is set back must not keep a token that seems to be from the future.
-        if kept is not None and kept[0] <= now < kept[1] and moment < kept[2]:
-            return kept[3]
-        issued, expires = math.floor(now), math.ceil(now + self._ttl)
-        token = self._mint(self._audience.replace("{target}", target), issued, expires)
-        line = b"%b: Bearer %b\r\n" % (self._header, token.encode())
-        if len(self._kept) >= _MOST_TARGETS:
-            self._kept.clear()
-        life = self._ttl * _RENEW_AT
-        self._kept[target] = (issued, now + life, moment + life, line)
-        return line
+        old = attempt.call.with_old_keys and attempt.started < self._previous_until
+        return (self._previous if old else self._signer).line(attempt.call.route.cluster.name)
