@@ -111,6 +111,10 @@ services: {{ other: 'http://127.0.0.1:9' }}
                 await eventually(lambda before=before: len(statuses) > before + 40, "calls go on")
             stop.set()
             await asyncio.gather(*running)
+        shown = await rotate(receiver)
+        assert shown["inbound.accept[0].values[0]"]["shown_by"] == ["booking"]
+        metrics = (await exchange(receiver.app.ports["telemetry.listen"], get("/metrics"))).body.decode()
+        assert 'outrider_guard_key_uses_total{caller="booking",key="inbound.accept[0].values[1]"}' in metrics
     assert set(statuses) == {200}
 
 

@@ -36,4 +36,6 @@ def _sentence(key: dict[str, Any]) -> str:
         parts.append(f"{key['failures']} tries to get a new one have failed")
     if key.get("old_uses"):
         parts.append(f"{key['old_uses']} calls needed the one before it")
+    if key.get("shown_by"):
+        parts.append(f"shown by {', '.join(key['shown_by'])}")
     return ", ".join(parts)

@@ -37,21 +37,23 @@ def compile_guard(config: Config, inbound: Inbound) -> Guarded:
     key_sets: list[tuple[str, str, TokenProof]] = []
     proofs: list[Proof] = []
     for index, accept in enumerate(inbound.accept):
+        name = f"inbound.accept[{index}]"
         noted.update(name.lower().encode() for name in accept.require)
         if accept.header is not None:
             caller = CallerName(accept.caller)
             noted |= {accept.header.lower().encode(), *caller.headers}
-            proof = KeyProof(accept.header, accept.values, caller, accept.require, accept.forward)
+            proof = KeyProof(accept.header, accept.values, caller, accept.require, accept.forward, name)
             keys[index] = proof
             proofs.append(proof)
         elif accept.jwt is not None:
-            proofs.append(tokens.setdefault(index, _tokens(config, accept)))
+            proofs.append(tokens.setdefault(index, _tokens(config, accept, f"{name}.jwt")))
             if accept.jwt.jwks is not None:
                 key_sets.append((accept.jwt.jwks, accept.jwt.alg, tokens[index]))
         elif accept.certificate is not None:
-            proofs.append(CertificateProof(accept.certificate))
+            proofs.append(CertificateProof(accept.certificate, f"{name}.certificate"))
     rules = None if inbound.allow is None else [Rule(rule.caller, rule.match) for rule in inbound.allow]
-    guard = Guard(proofs, protect=inbound.protect, rules=rules, identity=inbound.identity)
+    several = len(proofs) > 1 or any(len(accept.values) > 1 for accept in inbound.accept)
+    guard = Guard(proofs, protect=inbound.protect, rules=rules, identity=inbound.identity, several_keys=several)
     return Guarded(guard, noted, keys, key_sets, tokens)
 
 
@@ -118,7 +120,7 @@ def _store(config: Config, settings: IdempotencySettings) -> SqliteStore | Redis
     return RedisStore(config.redis.url, config.service, settings.ttl, config.redis.timeout)
 
 
-def _tokens(config: Config, accept: Accept) -> TokenProof:
+def _tokens(config: Config, accept: Accept, name: str) -> TokenProof:
     jwt = accept.jwt
     assert jwt is not None
     keys: dict[str | None, object] = {}
@@ -132,4 +134,5 @@ def _tokens(config: Config, accept: Accept) -> TokenProof:
         leeway=jwt.leeway,
         require=accept.require,
         forward=accept.forward,
+        name=name,
     )

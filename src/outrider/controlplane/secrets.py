@@ -56,6 +56,7 @@ class Secrets:
                 self.sources[name] = Source(credential.replace, template, config.value, time())
             elif (one := fetched(name, config, credential)) is not None:
                 self.fetched.append(one)
+        self._uses = guarded.guard.key_uses if guarded is not None else {}
         if guarded is not None:
             self._watch_guard(resolved, guarded)
 
@@ -140,6 +141,9 @@ class Secrets:
                 "age_seconds": round(now - source.since, 1),
                 "old_uses": credential.old_uses if credential is not None else 0,
             }
+            callers = sorted(caller for key, caller in self._uses if key == name)
+            if callers:
+                found[name]["shown_by"] = callers
         for one in self.fetched:
             found[one.name] = {
                 "source": "fetched",

@@ -543,3 +543,26 @@ def test_nobody_gets_in_without_proof(rest: str, method: str) -> None:
     assert failure is not None
     assert failure.kind is Kind.UNAUTHENTICATED
     guard.admit(arriving("/" + rest, method))
+
+
+# ---------------------------------------------------------------- who still shows an old key
+
+
+def test_uses_of_several_keys_are_counted() -> None:
+    """By key and caller, so that an operator sees when the old one can go; with one key there is nothing to see."""
+    guard = Guard([KeyProof("x-service-key", [KEY, NEW], NAMED, name="k")], protect=["/**"], several_keys=True)
+    for value, caller in ((KEY, "web"), (NEW, "web"), (NEW, "shop"), (NEW, "shop"), ("wrong" * 8, "mallory")):
+        guard.admit(arriving(headers=[("x-service-key", value), ("x-service-name", caller)]))
+    assert guard.key_uses == {("k.values[0]", "web"): 1, ("k.values[1]", "web"): 1, ("k.values[1]", "shop"): 2}
+    alone = make_guard(key(KEY))
+    alone.admit(arriving(headers=[RIGHT]))
+    assert alone.key_uses == {}
+
+
+def test_who_is_counted_is_bounded() -> None:
+    """A caller who invents names cannot fill the memory, or the metrics."""
+    guard = Guard([KeyProof("x-service-key", [KEY, NEW], NAMED, name="k")], protect=["/**"], several_keys=True)
+    for number in range(1000):
+        guard.admit(arriving(headers=[RIGHT, ("x-service-name", f"caller-{number}")]))
+    assert len(guard.key_uses) <= 258
+    assert guard.key_uses["k.values[0]", "others"] == 1000 - 256

@@ -71,6 +71,10 @@ class OutriderCollector(Collector):
         yield _gauge(name, "When a certificate expires", ["owner", "certificate"], expiries)
         refused = [((), stats.refused_handshakes)]
         yield _counter("outrider_inbound_handshakes_failed", "TLS handshakes of callers that failed", [], refused)
+        old = [((name,), one.old_uses) for name, one in runtime.compiled.credentials.items()]
+        yield _counter(
+            "outrider_credential_old_uses", "Calls that only the key before got through", ["credential"], old
+        )
         yield _gauge("outrider_credential_age_seconds", "Since a credential took its value", ["credential"], ages)
 
     def _of_calls(self) -> Iterator[Metric]:
@@ -126,6 +130,11 @@ class OutriderCollector(Collector):
         yield _counter("outrider_guard_refusals", "Inbound calls refused, by reason", ["reason"], refusals)
         admitted = [(("proven",), guard.proven), (("public",), guard.public)]
         yield _counter("outrider_guard_calls", "Inbound calls by what is known of the caller", ["caller"], admitted)
+        uses = [((key, caller), count) for (key, caller), count in guard.key_uses.items()]
+        name = "outrider_guard_key_uses"
+        yield _counter(
+            name, "Calls by the key that proved their caller, where there are several", ["key", "caller"], uses
+        )
         if runtime.compiled.idempotency is not None:
             counts = [((what,), count) for what, count in runtime.compiled.idempotency.policy.counts.items()]
             yield _counter("outrider_idempotent_calls", "Calls with a key, by what became of them", ["result"], counts)

@@ -34,16 +34,22 @@ _LABEL: Final = re.compile(r"[A-Za-z0-9_-]+")
 _COMMA: Final = 0x2C
 # Callers whose header is kept ready.
 _MOST_LINES: Final = 1024
+# Pairs of key and caller that are counted; callers beyond them are counted together.
+_MOST_USES: Final = 256
+_OTHERS: Final = "others"
 # Bytes of a name that is shown in a log: it comes from who has not proven anything.
 _SHOWN: Final = 64
 
 
 class Proof(Protocol):
     """One way to prove who calls. `headers` are those it reads, and that the app does not get to see; `require` are
-    further ones without which even who has proven it is refused."""
+    further ones without which even who has proven it is refused. `name` is where it stands in the configuration, `key`
+    which of its keys the latest proven caller has shown."""
 
     headers: frozenset[bytes]
     require: tuple[bytes, ...]
+    name: str
+    key: str
 
     def prove(self, call: Call) -> tuple[str, str]:
         """`(caller, "")`, or `("", why not)`; the reason is a metric label."""
@@ -73,7 +79,7 @@ class CallerName:
 class KeyProof:
     """A secret in a header. All values are compared, in a time that does not tell how much of a guess was right."""
 
-    __slots__ = ("_caller", "_header", "_values", "headers", "require")
+    __slots__ = ("_caller", "_header", "_values", "headers", "key", "name", "require")
 
     def __init__(
         self,
@@ -82,18 +88,22 @@ class KeyProof:
         caller: CallerName,
         require: Sequence[str] = (),
         forward: bool = False,
+        name: str = "",
     ) -> None:
         """Empty values are no secrets, and prove nobody."""
+        self.name = self.key = name
         self._header = header.lower().encode()
         self._caller = caller
-        self._values: tuple[bytes, ...] = ()
+        self._values: tuple[tuple[bytes, str], ...] = ()
         self.require = tuple(name.lower().encode() for name in require)
         self.headers = frozenset() if forward else frozenset((self._header,))
         self.replace(values)
 
     def replace(self, values: Sequence[str]) -> None:
         """Accept these values from now on."""
-        self._values = tuple(value.encode() for value in values if value)
+        self._values = tuple(
+            (value.encode(), f"{self.name}.values[{number}]") for number, value in enumerate(values) if value
+        )
 
     def prove(self, call: Call) -> tuple[str, str]:
         if self._header not in call.noted:
@@ -104,17 +114,20 @@ class KeyProof:
         if not self._values:
             return "", "not_configured"
         matches = 0
-        for value in self._values:  # all of them: time does not tell either which it was
-            matches += hmac.compare_digest(value, given)
+        for value, key in self._values:  # all of them: time does not tell either which it was
+            if hmac.compare_digest(value, given):
+                matches += 1
+                self.key = key
         return (self._caller.of(call), "") if matches else ("", "wrong_key")
 
 
 class CertificateProof:
     """A client certificate, whose names the TLS listener has verified. `names` are exact, or begin with `*.`."""
 
-    __slots__ = ("_names", "headers", "require")
+    __slots__ = ("_names", "headers", "key", "name", "require")
 
-    def __init__(self, names: Sequence[str]) -> None:
+    def __init__(self, names: Sequence[str], name: str = "") -> None:
+        self.name = self.key = name
         self._names = tuple(names)
         self.headers: frozenset[bytes] = frozenset()
         self.require: tuple[bytes, ...] = ()
@@ -152,15 +165,18 @@ class Rule:
 
 
 class Guard:
-    """Admits inbound calls. `refused` counts refusals by reason."""
+    """Admits inbound calls. `refused` counts refusals by reason, `key_uses` who has shown which of several keys: one
+    that nobody shows any more can be taken away."""
 
     __slots__ = (
         "_all_protected",
+        "_counts_keys",
         "_identity",
         "_lines",
         "_proofs",
         "_protected",
         "_rules",
+        "key_uses",
         "owned",
         "proven",
         "public",
@@ -174,6 +190,7 @@ class Guard:
         protect: Sequence[str],
         rules: Sequence[Rule] | None = None,
         identity: Sequence[str] = (),
+        several_keys: bool = False,
     ) -> None:
         """`protect` are path patterns, `rules` None where any proven caller may do anything. `identity` are names of
         headers, or beginnings with `*`, that say who somebody is: from the unproven they are taken off."""
@@ -186,6 +203,8 @@ class Guard:
         taken = _OTHER_PATHS if rules is None else _OTHER_PATHS | _OTHER_METHODS
         self.owned = frozenset((CALLER_HEADER, *taken)).union(*(proof.headers for proof in proofs))
         self.refused: Counter[str] = Counter()
+        self.key_uses: dict[tuple[str, str], int] = {}  # by key and caller
+        self._counts_keys = several_keys
         self.proven = self.public = 0
 
     def admit(self, call: Call) -> Failure | None:
@@ -245,11 +264,22 @@ class Guard:
         for proof in self._proofs:
             caller, reason = proof.prove(call)
             if caller:
+                if self._counts_keys:
+                    self._count(proof.key, caller)
                 return caller, proof.require, ""
             # What was tried and failed says more than what was not even tried.
             if not why or (why.startswith("no_") and not reason.startswith("no_")):
                 why = reason
         return "", (), why or "no_proof"
+
+    def _count(self, key: str, caller: str) -> None:
+        uses = self.key_uses
+        if (key, caller) in uses:
+            uses[key, caller] += 1
+        elif len(uses) < _MOST_USES:
+            uses[key, caller] = 1
+        else:
+            uses[key, _OTHERS] = uses.get((key, _OTHERS), 0) + 1
 
     def _refuse(self, call: Call, kind: Kind, reason: str, detail: str) -> Failure:
         self.refused[reason] += 1

@@ -40,6 +40,8 @@ class TokenProof:
         "_leeway",
         "_remembered",
         "headers",
+        "key",
+        "name",
         "require",
         "unknown_key",
     )
@@ -54,10 +56,12 @@ class TokenProof:
         leeway: float = 30.0,
         require: Sequence[str] = (),
         forward: bool = False,
+        name: str = "",
         clock: Callable[[], float] = time,
     ) -> None:
         """`issuers`: nobody else's are taken; empty: anybody's who has the key. `leeway` (seconds) is for clocks that
         differ."""
+        self.name = self.key = name
         self._alg = alg
         self._keys = keys
         self._audience = audience
