@@ -133,15 +133,15 @@ async def test_the_deadline_shrinks_on_the_way(tmp_path: Path) -> None:
 
 
 async def test_a_budget_is_not_exceeded_anywhere(tmp_path: Path) -> None:
-    """With 400 ms to spend and an app at the end that never answers, every hop is done within 50 ms more."""
+    """With a second to spend and an app at the end that never answers, every hop is done within 50 ms more."""
     async with chain(tmp_path, silent) as made:
         began = monotonic()
-        call = asyncio.create_task(exchange(made.entrance, get("/x", *CALLER, "X-Request-Timeout-Ms: 400")))
+        call = asyncio.create_task(exchange(made.entrance, get("/x", *CALLER, "X-Request-Timeout-Ms: 1000")))
         answer = await call
         assert answer.status == 504
-        assert 0.35 < monotonic() - began < 0.45
+        assert 0.95 < monotonic() - began < 1.05
         await eventually(lambda: not any(proxy.app.runtime.proxy.in_flight for proxy in made.proxies), "all hops done")
-        assert monotonic() - began < 0.46
+        assert monotonic() - began < 1.06
 
 
 async def test_expired_work_is_refused_before_the_app_hears_of_it(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from outrider.config.schema import SHORTEST_SECRET, Accept, Config, Idempotency, Inbound
+from outrider.config.checks import SHORTEST_SECRET
+from outrider.config.schema import Accept, Config, Idempotency, Inbound
 from outrider.config.source import Document, KeyPath
 from outrider.model.messages import is_field_value
 from outrider.model.patterns import comparable, is_named

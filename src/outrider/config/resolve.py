@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from outrider.config.checks import SHORTEST_SECRET
 from outrider.config.extras import check_extras
 from outrider.config.inbound import check_inbound
 from outrider.config.problems import did_you_mean
 from outrider.config.schema import (
-    SHORTEST_SECRET,
     CircuitBreaker,
     ClientTls,
     Config,

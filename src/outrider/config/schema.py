@@ -6,214 +6,13 @@ Keys marked NotYet belong to the contract but not to this version: they are refu
 
 from __future__ import annotations
 
-import re
-from ipaddress import ip_address
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
 
+from outrider.config import checks
+from outrider.config.checks import HeaderName, HeaderValue, Listen, Positive, Status, Switch, Url, Whole
 from outrider.config.scalars import Duration, DurationRange, NotYet, RatePerPeriod, Share, Size
-from outrider.model.messages import HOP_BY_HOP, is_field_value
-from outrider.model.patterns import PathPattern
-from outrider.model.units import parse_duration
-
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_LATER_SCHEMES = ("consul+", "k8s+")
-_URL = re.compile(r"(dns\+|dnssrv\+)?https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[^?#\s]*)?|file\+/.+")
-BALANCERS = ("least-latency", "least-requests", "round-robin")
-_HASH = re.compile(r"hash:header:[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_FRAMING = HOP_BY_HOP | {b"host", b"content-length"}
-
-
-def _fail(message: str, hint: str = "") -> PydanticCustomError:
-    return PydanticCustomError("outrider", "{message}", {"message": message, "hint": hint})
-
-
-def _listen(value: Any) -> Any:
-    text = str(value)
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
-        raise _fail(f"expected HOST:PORT like 127.0.0.1:4100, got {text}")
-    return host.strip("[]"), int(port)
-
-
-def _url(value: Any) -> Any:
-    text = str(value)
-    if text.startswith(_LATER_SCHEMES):
-        scheme = text.partition("+")[0] + "+"
-        raise PydanticCustomError("not_yet", f"{scheme} is not supported yet by this version of Outrider")
-    if not _URL.fullmatch(text):
-        raise _fail(
-            f"expected a URL like http://user-service:3001, got {text}",
-            "dns+http://name:port, dnssrv+http://name and file+/path find endpoints by themselves",
-        )
-    if text.startswith("dnssrv+") and re.search(r":\d+(/|$)", text.partition("://")[2]):
-        raise _fail(f"{text} has a port, but SRV records bring their own", "leave the port out, or use dns+")
-    return text
-
-
-def _app_url(value: Any) -> Any:
-    text = str(value)
-    if not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", text):
-        raise _fail(f"expected a URL like http://127.0.0.1:3003, got {text}")
-    return _url(text)
-
-
-def _dns_server(value: str) -> str:
-    address, port = value, "53"
-    if value.startswith("[") and "]" in value:
-        address, _, rest = value[1:].partition("]")
-        port = rest.removeprefix(":") or "53"
-    elif value.count(":") == 1:
-        address, _, port = value.partition(":")
-    try:
-        ip_address(address)
-        if not (port.isdigit() and 0 < int(port) < 65536):
-            raise ValueError
-    except ValueError:
-        raise _fail(f"expected an address like 10.0.0.2, 10.0.0.2:5353 or [2001:db8::1]:5353, got {value}") from None
-    return value
-
-
-def _limit(value: Any) -> Any:
-    """A whole number from 1, or `adaptive`; false is for the switch."""
-    if value is None or value is False or value == "adaptive" or (type(value) is int and value >= 1):
-        return value
-    raise _fail(f"expected a whole number from 1, adaptive or false, got {str(value).lower()}")
-
-
-def _target(value: Any) -> Any:
-    return value if isinstance(value, dict) else {"url": value}
-
-
-def _urls(value: Any) -> Any:
-    if isinstance(value, list):
-        if not value:
-            raise _fail("the list of URLs is empty", "give at least one URL")
-        return value
-    return [value]
-
-
-def _header_name(value: str) -> str:
-    if not _TOKEN.fullmatch(value):
-        raise _fail(f'"{value}" is not a header name')
-    if value.lower().encode() in _FRAMING:
-        raise _fail(f"{value} frames the message or names the target; it cannot be set here")
-    return value
-
-
-def _header_value(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise _fail("expected text; put it in quotes")
-    text = str(value)
-    if not is_field_value(text):
-        raise _fail("a header value must be one line of printable ASCII")
-    return text
-
-
-def _match(value: Any) -> Any:
-    try:
-        PathPattern(str(value))
-    except ValueError as error:
-        raise _fail(str(error)) from None
-    return value
-
-
-def _balance(value: Any) -> Any:
-    text = str(value)
-    if text not in BALANCERS and not _HASH.fullmatch(text):
-        raise _fail(f"expected {', '.join(BALANCERS)} or hash:header:NAME, got {text}")
-    return text
-
-
-def _after(value: Any) -> Any:
-    """When to hedge: a percentile stays text, a duration becomes seconds."""
-    text = str(value)
-    if re.fullmatch(r"p\d{1,2}(\.\d)?", text) and float(text[1:]) >= 50:
-        return text
-    try:
-        seconds = parse_duration(text)
-        if seconds <= 0:
-            raise ValueError
-    except ValueError:
-        raise _fail(f"expected a percentile like p95 (p50 to p99.9) or a duration like 50ms, got {text}") from None
-    return seconds
-
-
-def _names(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
-def _service(value: Any) -> Any:
-    return {"url": value} if isinstance(value, (str, list)) else value
-
-
-def _rate_limit(value: Any) -> Any:
-    return {"rate": value} if isinstance(value, (str, int, float)) and value is not False else value
-
-
-def _store_later(value: Any) -> Any:
-    if value not in (None, "memory"):
-        raise PydanticCustomError("not_yet", f"{value} is not supported yet; leave it out for memory")
-    return value
-
-
-def _only(supported: tuple[Any, ...], what: str) -> BeforeValidator:
-    """A value of the contract that works, or a clear word about one that does not yet."""
-
-    def check(value: Any) -> Any:
-        if not any(value is one or (type(value) is type(one) and value == one) for one in supported):
-            shown = " or ".join(str(v).lower() for v in supported if v is not None)
-            given = str(value).lower() if isinstance(value, bool) else value
-            raise PydanticCustomError("not_yet", f"{what} {given} is not supported yet; use {shown}")
-        return value
-
-    return BeforeValidator(check)
-
-
-def _access(value: Any) -> Any:
-    text = str(value)
-    if text not in ("none", "errors", "all") and not re.fullmatch(r"\d+(\.\d+)?%", text):
-        raise _fail(f"expected none, errors, all or a share like 1%, got {text}")
-    return text
-
-
-def _key(value: Any) -> Any:
-    text = str(value)
-    if text == "caller":
-        raise PydanticCustomError("not_yet", "caller is not supported yet; it belongs to the inbound guard")
-    if not re.fullmatch(r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
-        raise _fail(f'expected "header:NAME", got {text}')
-    return text
-
-
-def _inbound_key(value: Any) -> Any:
-    text = str(value)
-    if text != "caller" and not re.fullmatch(r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
-        raise _fail(f'expected caller or "header:NAME", got {text}')
-    return text
-
-
-def _store_path(value: Any) -> Any:
-    text = str(value)
-    if text != "redis" and not text.startswith("/"):
-        raise _fail(f"expected an absolute path or redis, got {text}")
-    return text
-
-
-def _lookup_path(value: Any) -> Any:
-    text = str(value)
-    if not re.fullmatch(r"/[^#\s]*", text) or "{key}" not in text:
-        raise _fail(f"expected a path with {{key}} in it, like /internal/executions/{{key}}, got {text}")
-    return text
-
-
-def _redis_url(value: Any) -> Any:
-    text = str(value)
-    if not re.fullmatch(r"rediss?://[^/\s]+(/\d+)?(\?\S*)?|unix://\S+", text):
-        raise _fail("expected a URL like redis://127.0.0.1:6379/0, rediss://... or unix:///run/redis.sock")
-    return text
 
 
 class Base(BaseModel):
@@ -222,61 +21,12 @@ class Base(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-# Characters of a secret that nobody can guess; HS256 demands as many (RFC 7518 §3.2).
-SHORTEST_SECRET: Final = 32
-
-Listen = Annotated[
-    tuple[str, int],
-    BeforeValidator(_listen),
-    WithJsonSchema({"type": "string", "pattern": r"^.+:\d{1,5}$", "examples": ["127.0.0.1:4100"]}),
-]
-Url = Annotated[str, BeforeValidator(_url)]
-HeaderName = Annotated[str, AfterValidator(_header_name)]
-HeaderValue = Annotated[str, BeforeValidator(_header_value), WithJsonSchema({"type": ["string", "number"]})]
-
-
-def _off(value: Any) -> Any:
-    if value is not False:  # 0 equals False in Python, and must not mean it here
-        raise PydanticCustomError("switch", "expected false")
-    return value
-
-
-def _no_switch(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise _fail(f"expected a number, got {str(value).lower()}")
-    return value
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise _fail(f"expected a whole number, got {str(value).lower()}")
-    return value
-
-
-def _switch(value: Any) -> Any:
-    if value is not None and not isinstance(value, bool):
-        raise _fail(f"expected true or false, got {value}")
-    return value
-
-
-def _positive(value: float) -> float:
-    if value <= 0:
-        raise _fail("expected a duration above zero", "write false to switch it off, where that is possible")
-    return value
-
-
-Switch = Annotated[Literal[False], BeforeValidator(_off)]
-Whole = Annotated[int, BeforeValidator(_whole)]
-Positive = Annotated[Duration, AfterValidator(_positive)]
-Status = Annotated[Whole, Field(ge=100, le=599)]
-
-
 class Admin(Base):
     listen: Listen = ("127.0.0.1", 4101)
     """Where the admin port listens. Loopback only, unless a token is set."""
     token: Annotated[Annotated[str, Field(min_length=16)] | None, Field(repr=False)] = None
     """Bearer token that every request must carry; none if left out."""
-    allow_faults: Annotated[bool, BeforeValidator(_switch)] = False
+    allow_faults: Annotated[bool, BeforeValidator(checks.switch)] = False
     """Whether `outrider fault` may make services fail on purpose. Not for production."""
 
 
@@ -296,7 +46,7 @@ class Jwt(Base):
     """In place of a key: a file or a URL with a set of public keys (RFC 7517), read again when it changes."""
     audience: str
     """Whom tokens must be for: "{service}" or a name."""
-    issuer: Annotated[list[str], BeforeValidator(_names)] = []
+    issuer: Annotated[list[str], BeforeValidator(checks.names)] = []
     """Whose tokens are taken; left out: anybody's who has the key."""
     leeway: Duration = 30.0
     """How far clocks may differ."""
@@ -307,24 +57,24 @@ class Accept(Base):
 
     header: HeaderName | None = None
     """The header that carries the key."""
-    values: Annotated[list[str], BeforeValidator(_names), Field(repr=False)] = []
+    values: Annotated[list[str], BeforeValidator(checks.names), Field(repr=False)] = []
     """The keys, any of which will do: during a rotation there are two. Empty ones are none."""
     caller: str = "{header:x-service-name}"
     """What a caller with the key is called: text with {header:NAME}."""
     jwt: Jwt | None = None
     """A token in `Authorization: Bearer`; the caller is its issuer."""
-    certificate: Annotated[list[str], BeforeValidator(_names)] | None = None
+    certificate: Annotated[list[str], BeforeValidator(checks.names)] | None = None
     """Names (SAN or CN) of the client certificates that are taken; `*.example` for any below. Needs tls.client_ca."""
     require: list[HeaderName] = []
     """Headers that must be there, too; without one it is 400."""
-    forward: Annotated[bool, BeforeValidator(_switch)] = False
+    forward: Annotated[bool, BeforeValidator(checks.switch)] = False
     """Whether the app gets to see the key or token."""
 
 
 class Allow(Base):
     caller: str
     """Who: a name, or the beginning of one and `*`."""
-    match: Annotated[str, BeforeValidator(_match)]
+    match: Annotated[str, BeforeValidator(checks.match)]
     """What: METHOD /path, as in a route."""
 
 
@@ -333,7 +83,7 @@ class InboundRate(Base):
     """How many calls in which time."""
     burst: Annotated[Whole, Field(ge=1)] | None = None
     """How many at once; left out: the count of the rate."""
-    key: Annotated[str, BeforeValidator(_inbound_key)] | None = None
+    key: Annotated[str, BeforeValidator(checks.inbound_key)] | None = None
     """One allowance per `caller`, or per value of "header:NAME"."""
 
 
@@ -342,7 +92,7 @@ class Idempotency(Base):
 
     ttl: Positive = 86400.0
     """For how long."""
-    store: Annotated[str, BeforeValidator(_store_path)] = "/var/lib/outrider/idempotency.db"
+    store: Annotated[str, BeforeValidator(checks.store_path)] = "/var/lib/outrider/idempotency.db"
     """An SQLite file, or `redis`: then several guards of one service remember together."""
     max_answer: Size = 256 * 1024
     """How large an answer is kept; of larger ones only that they were given."""
@@ -353,10 +103,10 @@ class Idempotency(Base):
     after_crash: Literal["refuse", "repeat", "ask"] = "refuse"
     """What becomes of a call that was handed to the app and whose end nobody heard, because the guard was killed or
     the connection broke: 409; executed again, for apps that know repetitions themselves; or the app is asked."""
-    ask: Annotated[str, BeforeValidator(_lookup_path)] | None = None
+    ask: Annotated[str, BeforeValidator(checks.lookup_path)] | None = None
     """A path of the app with {key} in it. GET answers what the call with that key was answered, and 404 if the app has
     neither executed nor begun it."""
-    exempt: list[Annotated[str, BeforeValidator(_match)]] = []
+    exempt: list[Annotated[str, BeforeValidator(checks.match)]] = []
     """METHOD /path of operations whose answers must not be stored."""
 
 
@@ -365,7 +115,7 @@ class Inbound(Base):
 
     listen: Listen
     """Where other services call."""
-    app: Annotated[str, BeforeValidator(_app_url)]
+    app: Annotated[str, BeforeValidator(checks.app_url)]
     """Where the app listens."""
     tls: ServerTls | None = None
     """Certificate of this listener, and whose callers' certificates to ask for."""
@@ -383,10 +133,10 @@ class Inbound(Base):
     ]
     """Headers that say who somebody is: taken off unless the caller has proven itself, and given back to the app's own
     calls on its behalf."""
-    rate_limit: Annotated[InboundRate, BeforeValidator(_rate_limit)] | None = None
+    rate_limit: Annotated[InboundRate, BeforeValidator(checks.rate_limit)] | None = None
     """At most so many calls in a time."""
     max_in_flight: Annotated[
-        Annotated[Whole, Field(ge=1)] | Literal["adaptive"] | Switch | None, BeforeValidator(_limit)
+        Annotated[Whole, Field(ge=1)] | Literal["adaptive"] | Switch | None, BeforeValidator(checks.limit)
     ] = None
     """At most so many calls at a time; `adaptive` finds out how many."""
     queue: Queue | None = None
@@ -419,7 +169,7 @@ class MintedJwt(Base):
 class OAuth2(Base):
     """A token from an issuer (client credentials), fetched ahead of its expiry."""
 
-    token_url: Annotated[str, BeforeValidator(_app_url)]
+    token_url: Annotated[str, BeforeValidator(checks.app_url)]
     """Where tokens are given out."""
     client_id: str = Field(min_length=1)
     """Who we are there."""
@@ -544,7 +294,9 @@ class Hedge(Base):
     """Another attempt elsewhere, when an answer is late. For repeatable calls only, from the budget of retries."""
 
     after: Annotated[
-        float | str | None, BeforeValidator(_after), WithJsonSchema({"type": "string", "examples": ["p95", "50ms"]})
+        float | str | None,
+        BeforeValidator(checks.after),
+        WithJsonSchema({"type": "string", "examples": ["p95", "50ms"]}),
     ] = None
     """When an answer is late: a duration, or a percentile of this route's own answers, such as p95."""
     max: Annotated[Whole, Field(ge=1, le=5)] = 1
@@ -597,9 +349,9 @@ class RateLimit(Base):
     """How many calls in which time. May be inherited."""
     burst: Annotated[Whole, Field(ge=1)] | None = None
     """How many at once; left out: the count of the rate."""
-    key: Annotated[str, BeforeValidator(_key)] | None = None
+    key: Annotated[str, BeforeValidator(checks.key)] | None = None
     """One allowance per value of this header: "header:x-user-id"."""
-    store: Annotated[str | None, BeforeValidator(_store_later)] = None
+    store: Annotated[str | None, BeforeValidator(checks.store_later)] = None
 
 
 class LastGood(Base):
@@ -630,7 +382,7 @@ class Fallback(Base):
 
 def _no_body(fallback: Fallback) -> Fallback:
     if fallback.status in (204, 304) and fallback.json_ is not None:
-        raise _fail(f"an answer with status {fallback.status} has no body; leave json out")
+        raise checks.fail(f"an answer with status {fallback.status} has no body; leave json out")
     return fallback
 
 
@@ -643,11 +395,11 @@ def _no_bodies(given: Fallback | list[Fallback]) -> Fallback | list[Fallback]:
 def _fallback(value: Any) -> Any:
     if isinstance(value, list):
         if not value:
-            raise _fail("the list of fallbacks is empty", "give at least one, or write false")
+            raise checks.fail("the list of fallbacks is empty", "give at least one, or write false")
         return [{"last_good": {}} if one == "last-good" else one for one in value]
     if isinstance(value, str):
         if value != "last-good":
-            raise _fail(f"expected last-good, a map, or a list of them, got {value}")
+            raise checks.fail(f"expected last-good, a map, or a list of them, got {value}")
         return [{"last_good": {}}]
     return value
 
@@ -663,41 +415,41 @@ class PolicyFields(Base):
     """Connecting. Default 1s."""
     idle_timeout: Duration | None = None
     """How long an unused connection to a target is kept. Default 4s, as Node closes after 5s."""
-    auth: Annotated[list[str], BeforeValidator(_names)] | Switch | None = None
+    auth: Annotated[list[str], BeforeValidator(checks.names)] | Switch | None = None
     """Credentials by name."""
     headers: Headers | Switch | None = None
     """Headers to set or to remove."""
     correlation: Correlation | None = None
     """The correlation id."""
-    critical: Annotated[bool | None, BeforeValidator(_switch)] = None
+    critical: Annotated[bool | None, BeforeValidator(checks.switch)] = None
     """Whether the app needs this service. Where it is overloaded, calls that are not critical are shed first."""
     retry: Retry | Switch | None = None
     """What is tried again, and how often."""
     circuit_breaker: CircuitBreaker | Switch | None = None
     """When to stop calling."""
     max_in_flight: Annotated[
-        Annotated[Whole, Field(ge=1)] | Literal["adaptive"] | Switch | None, BeforeValidator(_limit)
+        Annotated[Whole, Field(ge=1)] | Literal["adaptive"] | Switch | None, BeforeValidator(checks.limit)
     ] = None
     """At most so many calls at a time; `adaptive` finds out how many by how fast answers come."""
     queue: Queue | Switch | None = None
     """Let calls beyond `max_in_flight` wait instead of refusing them at once."""
     throttle: Throttle | Switch | None = None
     """Refuse a share of calls here while the service refuses or fails many."""
-    rate_limit: Annotated[RateLimit, BeforeValidator(_rate_limit)] | Switch | None = None
+    rate_limit: Annotated[RateLimit, BeforeValidator(checks.rate_limit)] | Switch | None = None
     """At most so many calls in a time."""
     fallback: (
         Annotated[Fallback | list[Fallback], BeforeValidator(_fallback), AfterValidator(_no_bodies)] | Switch | None
     ) = None
     """What stands in when the service fails: a prepared answer, last-good, another service, or a list of them."""
-    balance: Annotated[str | None, BeforeValidator(_balance)] = None
+    balance: Annotated[str | None, BeforeValidator(checks.balance)] = None
     """How to choose among endpoints: least-latency (default), least-requests, round-robin or hash:header:NAME."""
-    upgrade: Annotated[bool | None, BeforeValidator(_switch)] = None
+    upgrade: Annotated[bool | None, BeforeValidator(checks.switch)] = None
     """Whether WebSocket and other protocols asked for with `Upgrade` are tunnelled. Default true; never h2c."""
-    allow_connect: Annotated[bool | None, BeforeValidator(_switch)] = None
+    allow_connect: Annotated[bool | None, BeforeValidator(checks.switch)] = None
     """Whether CONNECT to a host of this service opens a tunnel to one of its endpoints. Default false."""
     tls: ClientTls | Switch | None = None
     """How https targets are verified, and what we show them."""
-    delivery: Annotated[str | None, _only(("sync", None), "delivery")] = None
+    delivery: Annotated[str | None, checks.only(("sync", None), "delivery")] = None
     health_check: HealthCheck | Switch | None = None
     """Ask every endpoint whether it is well."""
     ejection: Ejection | Switch | None = None
@@ -709,12 +461,12 @@ class PolicyFields(Base):
 
 
 class Policy(PolicyFields):
-    extends: Annotated[list[str], BeforeValidator(_names)] = []
+    extends: Annotated[list[str], BeforeValidator(checks.names)] = []
     """Other bundles to start from; later ones win."""
 
 
 class Route(PolicyFields):
-    match: Annotated[str, BeforeValidator(_match)]
+    match: Annotated[str, BeforeValidator(checks.match)]
     """METHOD /path with {name} or * for a segment and ** for the rest; the method may be *. First match wins."""
 
 
@@ -722,7 +474,7 @@ class Target(Base):
     url: Url
     """Where it is. dns+http://name:port makes every address of a name an endpoint, dnssrv+http://name every SRV record,
     file+/path every line of a YAML or JSON list that is read again when it changes."""
-    weight: Annotated[float, Field(gt=0, le=1000), BeforeValidator(_no_switch)] = 1.0
+    weight: Annotated[float, Field(gt=0, le=1000), BeforeValidator(checks.no_switch)] = 1.0
     """Its share of calls, beside the others'."""
 
     @property
@@ -732,14 +484,14 @@ class Target(Base):
 
 
 class Service(PolicyFields):
-    url: Annotated[list[Annotated[Target, BeforeValidator(_target)]], BeforeValidator(_urls)]
+    url: Annotated[list[Annotated[Target, BeforeValidator(checks.target)]], BeforeValidator(checks.urls)]
     """Where the service is: a URL, a map with url and weight, or a list of them."""
     env: NotYet = None
     port: Annotated[Whole, Field(ge=0, le=65535)] | None = None
     """Also listen on 127.0.0.1 at this port, for this service alone."""
     hosts: list[str] = []
     """Further host names for this service."""
-    policy: Annotated[list[str], BeforeValidator(_names)] = []
+    policy: Annotated[list[str], BeforeValidator(checks.names)] = []
     """Bundles that hold for this service; later ones win."""
     routes: list[Route] = []
     """Rules for some of its operations; first match wins."""
@@ -772,7 +524,7 @@ class Log(Base):
     level: Literal["debug", "info", "warning", "error"] = "info"
     """What is logged of Outrider itself."""
     format: Literal["json"] = "json"
-    access: Annotated[str, BeforeValidator(_access)] = "errors"
+    access: Annotated[str, BeforeValidator(checks.access)] = "errors"
     """Which calls are logged: none, errors (failed or retried), all, or errors and a share like 1%."""
     query: bool = False
     """Whether query strings are logged."""
@@ -788,7 +540,7 @@ class Observability(Base):
 class Dns(Base):
     """How names of dns+ and dnssrv+ are resolved."""
 
-    servers: list[Annotated[str, AfterValidator(_dns_server)]] = []
+    servers: list[Annotated[str, AfterValidator(checks.dns_server)]] = []
     """Addresses of DNS servers, with `:PORT` where it is not 53. Default: those of the system."""
     timeout: Positive = 2.0
     """How long an answer may take."""
@@ -797,7 +549,7 @@ class Dns(Base):
 class Redis(Base):
     """Where what several sidecars share is kept. Used only by what asks for it."""
 
-    url: Annotated[str, BeforeValidator(_redis_url), Field(repr=False)]
+    url: Annotated[str, BeforeValidator(checks.redis_url), Field(repr=False)]
     """redis://HOST:PORT/DB, rediss://... (TLS) or unix:///PATH."""
     timeout: Positive = 1.0
     """How long an answer may take."""
@@ -814,7 +566,7 @@ class Config(Base):
     version: Literal[1] = 1
     service: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     """Who we are: {service}, x-service-name."""
-    instance: Annotated[str, Field(min_length=1), BeforeValidator(_header_value)] | None = None
+    instance: Annotated[str, Field(min_length=1), BeforeValidator(checks.header_value)] | None = None
     """Which of us: {instance}, x-service-id. Default: the host name."""
     listen: Listen = ("127.0.0.1", 4100)
     """Where the app calls."""
@@ -832,7 +584,7 @@ class Config(Base):
     policies: dict[str, Policy] = {}
     """Named bundles of the same fields."""
     services: dict[
-        Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")], Annotated[Service, BeforeValidator(_service)]
+        Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")], Annotated[Service, BeforeValidator(checks.service)]
     ] = Field(min_length=1)
     """The services the app may call, by the name it calls them."""
     dns: Dns = Dns()

@@ -23,8 +23,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from outrider.config.checks import Status
 from outrider.config.scalars import Duration, Share, Size
-from outrider.config.schema import Status
 from outrider.dataplane.cluster import Cluster, Endpoint
 
 log = logging.getLogger("outrider")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from outrider.config.schema import SHORTEST_SECRET, Accept, Config, Inbound
+from outrider.config.checks import SHORTEST_SECRET
+from outrider.config.schema import Accept, Config, Inbound
 from outrider.config.schema import Idempotency as IdempotencySettings
 from outrider.controlplane.idempotency.app import AppLookup
 from outrider.controlplane.idempotency.sqlite import SqliteStore

@@ -1,0 +1,263 @@
+"""What a single value may be: functions that take what stands in the YAML and give back what the models keep, and the
+types made of them. Whatever is refused is told together with what was expected instead."""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_address
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from outrider.config.scalars import Duration
+from outrider.model.messages import HOP_BY_HOP, is_field_value
+from outrider.model.patterns import PathPattern
+from outrider.model.units import parse_duration
+
+# Characters of a secret that nobody can guess; HS256 demands as many (RFC 7518 §3.2).
+SHORTEST_SECRET: Final = 32
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_LATER_SCHEMES = ("consul+", "k8s+")
+_URL = re.compile(r"(dns\+|dnssrv\+)?https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[^?#\s]*)?|file\+/.+")
+BALANCERS = ("least-latency", "least-requests", "round-robin")
+_HASH = re.compile(r"hash:header:[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FRAMING = HOP_BY_HOP | {b"host", b"content-length"}
+
+
+def fail(message: str, hint: str = "") -> PydanticCustomError:
+    """A complaint about a value, with a remedy if that is not in the message."""
+    return PydanticCustomError("outrider", "{message}", {"message": message, "hint": hint})
+
+
+def listen(value: Any) -> Any:
+    text = str(value)
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise fail(f"expected HOST:PORT like 127.0.0.1:4100, got {text}")
+    return host.strip("[]"), int(port)
+
+
+def url(value: Any) -> Any:
+    text = str(value)
+    if text.startswith(_LATER_SCHEMES):
+        scheme = text.partition("+")[0] + "+"
+        raise PydanticCustomError("not_yet", f"{scheme} is not supported yet by this version of Outrider")
+    if not _URL.fullmatch(text):
+        raise fail(
+            f"expected a URL like http://user-service:3001, got {text}",
+            "dns+http://name:port, dnssrv+http://name and file+/path find endpoints by themselves",
+        )
+    if text.startswith("dnssrv+") and re.search(r":\d+(/|$)", text.partition("://")[2]):
+        raise fail(f"{text} has a port, but SRV records bring their own", "leave the port out, or use dns+")
+    return text
+
+
+def app_url(value: Any) -> Any:
+    text = str(value)
+    if not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", text):
+        raise fail(f"expected a URL like http://127.0.0.1:3003, got {text}")
+    return url(text)
+
+
+def dns_server(value: str) -> str:
+    address, port = value, "53"
+    if value.startswith("[") and "]" in value:
+        address, _, rest = value[1:].partition("]")
+        port = rest.removeprefix(":") or "53"
+    elif value.count(":") == 1:
+        address, _, port = value.partition(":")
+    try:
+        ip_address(address)
+        if not (port.isdigit() and 0 < int(port) < 65536):
+            raise ValueError
+    except ValueError:
+        raise fail(f"expected an address like 10.0.0.2, 10.0.0.2:5353 or [2001:db8::1]:5353, got {value}") from None
+    return value
+
+
+def limit(value: Any) -> Any:
+    """A whole number from 1, or `adaptive`; false is for the switch."""
+    if value is None or value is False or value == "adaptive" or (type(value) is int and value >= 1):
+        return value
+    raise fail(f"expected a whole number from 1, adaptive or false, got {str(value).lower()}")
+
+
+def target(value: Any) -> Any:
+    return value if isinstance(value, dict) else {"url": value}
+
+
+def urls(value: Any) -> Any:
+    if isinstance(value, list):
+        if not value:
+            raise fail("the list of URLs is empty", "give at least one URL")
+        return value
+    return [value]
+
+
+def header_name(value: str) -> str:
+    if not _TOKEN.fullmatch(value):
+        raise fail(f'"{value}" is not a header name')
+    if value.lower().encode() in _FRAMING:
+        raise fail(f"{value} frames the message or names the target; it cannot be set here")
+    return value
+
+
+def header_value(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise fail("expected text; put it in quotes")
+    text = str(value)
+    if not is_field_value(text):
+        raise fail("a header value must be one line of printable ASCII")
+    return text
+
+
+def match(value: Any) -> Any:
+    try:
+        PathPattern(str(value))
+    except ValueError as error:
+        raise fail(str(error)) from None
+    return value
+
+
+def balance(value: Any) -> Any:
+    text = str(value)
+    if text not in BALANCERS and not _HASH.fullmatch(text):
+        raise fail(f"expected {', '.join(BALANCERS)} or hash:header:NAME, got {text}")
+    return text
+
+
+def after(value: Any) -> Any:
+    """When to hedge: a percentile stays text, a duration becomes seconds."""
+    text = str(value)
+    if re.fullmatch(r"p\d{1,2}(\.\d)?", text) and float(text[1:]) >= 50:
+        return text
+    try:
+        seconds = parse_duration(text)
+        if seconds <= 0:
+            raise ValueError
+    except ValueError:
+        raise fail(f"expected a percentile like p95 (p50 to p99.9) or a duration like 50ms, got {text}") from None
+    return seconds
+
+
+def names(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+def service(value: Any) -> Any:
+    return {"url": value} if isinstance(value, (str, list)) else value
+
+
+def rate_limit(value: Any) -> Any:
+    return {"rate": value} if isinstance(value, (str, int, float)) and value is not False else value
+
+
+def store_later(value: Any) -> Any:
+    if value not in (None, "memory"):
+        raise PydanticCustomError("not_yet", f"{value} is not supported yet; leave it out for memory")
+    return value
+
+
+def only(supported: tuple[Any, ...], what: str) -> BeforeValidator:
+    """A value of the contract that works, or a clear word about one that does not yet."""
+
+    def check(value: Any) -> Any:
+        if not any(value is one or (type(value) is type(one) and value == one) for one in supported):
+            shown = " or ".join(str(v).lower() for v in supported if v is not None)
+            given = str(value).lower() if isinstance(value, bool) else value
+            raise PydanticCustomError("not_yet", f"{what} {given} is not supported yet; use {shown}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def access(value: Any) -> Any:
+    text = str(value)
+    if text not in ("none", "errors", "all") and not re.fullmatch(r"\d+(\.\d+)?%", text):
+        raise fail(f"expected none, errors, all or a share like 1%, got {text}")
+    return text
+
+
+def key(value: Any) -> Any:
+    text = str(value)
+    if text == "caller":
+        raise PydanticCustomError("not_yet", "caller is not supported yet; it belongs to the inbound guard")
+    if not re.fullmatch(r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
+        raise fail(f'expected "header:NAME", got {text}')
+    return text
+
+
+def inbound_key(value: Any) -> Any:
+    text = str(value)
+    if text != "caller" and not re.fullmatch(r"header:[!#$%&'*+.^_`|~0-9A-Za-z-]+", text):
+        raise fail(f'expected caller or "header:NAME", got {text}')
+    return text
+
+
+def store_path(value: Any) -> Any:
+    text = str(value)
+    if text != "redis" and not text.startswith("/"):
+        raise fail(f"expected an absolute path or redis, got {text}")
+    return text
+
+
+def lookup_path(value: Any) -> Any:
+    text = str(value)
+    if not re.fullmatch(r"/[^#\s]*", text) or "{key}" not in text:
+        raise fail(f"expected a path with {{key}} in it, like /internal/executions/{{key}}, got {text}")
+    return text
+
+
+def redis_url(value: Any) -> Any:
+    text = str(value)
+    if not re.fullmatch(r"rediss?://[^/\s]+(/\d+)?(\?\S*)?|unix://\S+", text):
+        raise fail("expected a URL like redis://127.0.0.1:6379/0, rediss://... or unix:///run/redis.sock")
+    return text
+
+
+Listen = Annotated[
+    tuple[str, int],
+    BeforeValidator(listen),
+    WithJsonSchema({"type": "string", "pattern": r"^.+:\d{1,5}$", "examples": ["127.0.0.1:4100"]}),
+]
+Url = Annotated[str, BeforeValidator(url)]
+HeaderName = Annotated[str, AfterValidator(header_name)]
+HeaderValue = Annotated[str, BeforeValidator(header_value), WithJsonSchema({"type": ["string", "number"]})]
+
+
+def off(value: Any) -> Any:
+    if value is not False:  # 0 equals False in Python, and must not mean it here
+        raise PydanticCustomError("switch", "expected false")
+    return value
+
+
+def no_switch(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise fail(f"expected a number, got {str(value).lower()}")
+    return value
+
+
+def whole(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise fail(f"expected a whole number, got {str(value).lower()}")
+    return value
+
+
+def switch(value: Any) -> Any:
+    if value is not None and not isinstance(value, bool):
+        raise fail(f"expected true or false, got {value}")
+    return value
+
+
+def positive(value: float) -> float:
+    if value <= 0:
+        raise fail("expected a duration above zero", "write false to switch it off, where that is possible")
+    return value
+
+
+Switch = Annotated[Literal[False], BeforeValidator(off)]
+Whole = Annotated[int, BeforeValidator(whole)]
+Positive = Annotated[Duration, AfterValidator(positive)]
+Status = Annotated[Whole, Field(ge=100, le=599)]
