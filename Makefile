@@ -18,7 +18,7 @@ lint: $(VENV)/.tools ## Style and types, strictly
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
 bench: $(VENV)/.tools ## Compare with Envoy, HAProxy and nginx in one run; writes bench/results.md
-	@$(BIN)/python bench/setup.py && $(BIN)/python bench/run.py
+	@$(BIN)/python bench/setup.py && $(BIN)/python bench/run.py && $(BIN)/python bench/guard.py --write
 
 chaos: $(VENV)/.tools ## Under faults, beside Envoy; writes bench/chaos/results.md and results.svg
 	@$(BIN)/python -m bench.chaos --compiled

@@ -2,7 +2,9 @@
 
 Both are ports of one process, measured in turns, so that each round's ratio is taken under the same conditions.
 
-    python bench/guard.py [--rounds 9] [--seconds 1]
+    python bench/guard.py [--rounds 9] [--seconds 1] [--write]
+
+`--write` adds the numbers to bench/results.md.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ import os
 import signal
 import statistics
 import subprocess
+from collections.abc import Iterator
 
 from before import measure
 from peers import KEY, TARGET_PORT, Peer, target_config
 from run import load, start, wait_for
-from setup import WORK, compiled_outrider, find, measured_python, system_tools
+from setup import ROOT, WORK, compiled_outrider, find, measured_python, system_tools
 
 PORT = 19160
 CONNECTIONS = (16, 64)
@@ -42,11 +45,33 @@ SHOWN = {"x-api-key": KEY, "x-service-name": "web", "x-service-id": "web-1"}
 
 
 def main() -> None:
-    """Measure, print the ratios."""
+    """Measure, print the ratios, write them down if that is wanted."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
+    lines = [
+        "## The guard",
+        "",
+        "The inbound path with two keys, required headers, a rule, a rate limit per caller, a concurrency limit and context,",
+        f"beside the outbound path of the same process; {options.rounds} rounds in turns, medians of the rounds' ratios.",
+        "",
+        "| connections | CPU per request, guard / outbound | from | to |",
+        "|--:|--:|--:|--:|",
+    ]
+    for connections, ratios in measured(options.rounds, options.seconds):
+        middle = statistics.median(ratios)
+        print(f"{connections} connections: CPU per request guard / outbound = {middle:.3f}", end=" ")
+        print(f"({min(ratios):.2f} to {max(ratios):.2f})")
+        lines.append(f"| {connections} | {middle:.2f} | {min(ratios):.2f} | {max(ratios):.2f} |")
+    if options.write:
+        with (ROOT / "bench" / "results.md").open("a") as file:
+            file.write("\n".join(["", *lines, ""]))
+
+
+def measured(rounds: int, seconds: float) -> Iterator[tuple[int, list[float]]]:
+    """By number of connections, the ratio of each round."""
     system_tools()
     compiled_outrider()
     file = WORK / "guard.yaml"
@@ -66,15 +91,11 @@ def main() -> None:
             load(peer, 16, "/x", 1.0)  # warm
         for connections in CONNECTIONS:
             ratios = []
-            for round_ in range(options.rounds):
+            for round_ in range(rounds):
                 order = (guard, outbound) if round_ % 2 else (outbound, guard)
-                cost = {peer.name: measure(peer, process.pid, connections, options.seconds) for peer in order}
+                cost = {peer.name: measure(peer, process.pid, connections, seconds) for peer in order}
                 ratios.append(cost["guard"] / cost["outbound"])
-            print(
-                f"{connections} connections: CPU per request guard / outbound = {statistics.median(ratios):.3f}",
-                end=" ",
-            )
-            print(f"({min(ratios):.2f} to {max(ratios):.2f}; last {cost['guard']:.1f} µs)")
+            yield connections, ratios
     finally:
         for one in running:
             os.killpg(one.pid, signal.SIGKILL)
