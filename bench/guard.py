@@ -54,8 +54,8 @@ def main() -> None:
     lines = [
         "## The guard",
         "",
-        "The inbound path with two keys, required headers, a rule, a rate limit per caller, a concurrency limit and context,",
-        f"beside the outbound path of the same process; {options.rounds} rounds in turns, medians of the rounds' ratios.",
+        "The inbound path with two keys, required headers, a rule, a rate limit per caller, a concurrency limit and",
+        f"context, beside the outbound path of the same process; {options.rounds} rounds in turns, medians of their ratios.",
         "",
         "| connections | CPU per request, guard / outbound | from | to |",
         "|--:|--:|--:|--:|",
