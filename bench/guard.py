@@ -55,7 +55,7 @@ def main() -> None:
         "## The guard",
         "",
         "The inbound path with two keys, required headers, a rule, a rate limit per caller, a concurrency limit and",
-        f"context, beside the outbound path of the same process; {options.rounds} rounds in turns, medians of their ratios.",
+        f"context, beside the outbound path of the same process; {options.rounds} rounds in turns, medians of ratios.",
         "",
         "| connections | CPU per request, guard / outbound | from | to |",
         "|--:|--:|--:|--:|",
