@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import tempfile
 from collections.abc import Awaitable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -88,7 +89,7 @@ async def test_what_is_done_is_neither_forgotten_nor_taken_over(store: Store) ->
     await store.begin(KEY, b"f")
     await store.finish(KEY, Entry(b"f", lost=True))
     lost = await store.begin(KEY, b"f")
-    await store.finish(KEY, ANSWER)
+    await store.finish(KEY, replace(ANSWER, token=lost.token))
     await store.forget(KEY)
     known = await store.begin(KEY, b"f", lost.token)
     assert known is not None

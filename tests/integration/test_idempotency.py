@@ -314,7 +314,7 @@ ASK = "after_crash: ask, ask: '/executions/{key}'"
 def lose(store: Path) -> None:
     """Leave the store as a guard does that is killed in the middle of its calls, some time ago."""
     with sqlite3.connect(store) as database:
-        database.execute("UPDATE calls SET state = 0, owner = '1-1-gone', body = x'', expires = expires - 60")
+        database.execute("UPDATE calls SET state = 0, owner = '1-1-gone', body = x'', since = since - 60")
 
 
 @pytest.mark.parametrize("executed", [True, False])

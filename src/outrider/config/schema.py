@@ -222,7 +222,7 @@ class ServerTls(Base):
     """File with its private key (PEM, without a passphrase). Default: the file of `cert`."""
     client_ca: str | None = None
     """File with the authorities whose certificates callers must show (PEM). Default: none is asked for. Where
-    `inbound.accept` takes certificates and something else, or not everything is protected, they may do without."""
+    `inbound.accept` takes certificates and something else, they may do without."""
 
 
 class Headers(Base):

@@ -41,9 +41,9 @@ def load_server(context: ssl.SSLContext, tls: ServerTls, client_optional: bool =
 
 
 def other_proofs(inbound: Inbound) -> bool:
-    """Whether who shows no certificate may still get somewhere: with another proof, or where none is needed."""
+    """Whether who shows no certificate may prove itself in another way."""
     certificates = [accept.certificate is not None for accept in inbound.accept]
-    return any(certificates) and not (all(certificates) and "/**" in inbound.protect)
+    return any(certificates) and not all(certificates)
 
 
 def check_tls(config: Config, document: Document) -> None:

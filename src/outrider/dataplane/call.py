@@ -122,6 +122,19 @@ class Call(Request):
         """Whether the request can be sent again: not if more of its body has gone than was kept."""
         return self.body is None or self.body.replayable
 
+    def goes_on(self) -> bool:
+        """Whether it goes on to its end although its app has left: only if all of the request has come."""
+        return self.unstoppable and (self.body is None or self.body.complete)
+
+    def end_by(self, moment: float) -> None:
+        """Let it take no longer than until then, in monotonic seconds; also the attempt that is under way."""
+        self.deadline = min(self.deadline, moment)
+        attempt = self.attempt
+        if attempt is not None:
+            attempt.due = min(attempt.due, moment)
+            if attempt.connection is not None:
+                attempt.connection.rearm(attempt.due)
+
     def note(self, sentence: str) -> None:
         """Add to the story of this call, as log and explain tell it."""
         if self.history is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
-from outrider.dataplane.policies.criticality import CRITICAL
+from outrider.dataplane.policies.criticality import CRITICAL, said_not_critical
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Field
 from outrider.model.outcome import Outcome
@@ -19,8 +19,7 @@ from outrider.model.patterns import HeaderNames
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
 
-# Beside who calls: what belongs to the trace, and whether anybody needs the answer.
-_ALWAYS: Final = frozenset((b"baggage", b"tracestate", CRITICAL))
+_OF_THE_TRACE: Final = frozenset((b"baggage", b"tracestate"))
 _MOST_CALLS: Final = 10_000
 _MOST_BYTES: Final = 8192  # of the fields of one call; a context is not a place to keep things
 
@@ -65,7 +64,7 @@ class Context:
         self._inbound = None
 
     def _is_part(self, name: bytes) -> bool:
-        return name in _ALWAYS or self._identity.have(name)
+        return name in _OF_THE_TRACE or self._identity.have(name)
 
 
 class ContextStore:
@@ -163,6 +162,9 @@ class Restore:
             if deadline <= call.started:
                 return Failure(Kind.DEADLINE, "the time of the app's own caller is used up")
         self._complete(call, latest)
+        if CRITICAL not in call.noted and all(said_not_critical(context.inbound) for context in contexts):
+            call.fields.append((CRITICAL, CRITICAL, b"false"))
+            call.noted[CRITICAL] = b"false"
         for context in contexts:
             context.calls.add(call)
         call.contexts = contexts

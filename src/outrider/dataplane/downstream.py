@@ -22,7 +22,7 @@ from outrider.dataplane.call import Call, answer_here, carry
 from outrider.dataplane.drive import Drive
 from outrider.dataplane.replay import RequestBody
 from outrider.dataplane.request_head import climbs, names_other_protocol, read_head, wanted_upgrade
-from outrider.dataplane.timers import NEVER
+from outrider.dataplane.timers import NEVER, TO_THE_END
 from outrider.dataplane.tls import peer_names
 from outrider.dataplane.tunnel import Tunnel
 from outrider.dataplane.wire import (
@@ -784,9 +784,10 @@ class Downstream:
         self._queue.clear()
         if self._active is None:
             return
-        if not self._active.unstoppable:
+        if not self._active.goes_on():
             self._drive.cancel()
         else:
+            self._active.end_by(monotonic() + TO_THE_END)
             self._transport = cast(asyncio.Transport, Nowhere())
             if self.write_paused:
                 self.resume_writing()  # nobody reads any more, so nobody is too slow

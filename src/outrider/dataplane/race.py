@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from outrider.dataplane.attempt import Attempt
 from outrider.dataplane.drive import Drive
+from outrider.dataplane.policies.idempotency_key import KEY
 from outrider.dataplane.suspend import suspended
 from outrider.dataplane.timers import NEVER
 from outrider.model.failure import Failure, Kind
@@ -183,9 +184,12 @@ def _enter_another(call: Call, this: Race, delay: float) -> bool:
 
 
 def _good(attempt: Attempt) -> bool:
-    """Whether this is an answer that nothing better is to be expected than."""
+    """Whether this is an answer that nothing better is to be expected than. That the same call is under way already
+    says that the other attempt will have one."""
     result = attempt.result
-    return attempt.admitted and isinstance(result, Response) and result.outcome is not FAILURE
+    if not attempt.admitted or not isinstance(result, Response) or result.outcome is FAILURE:
+        return False
+    return not (result.status == 409 and result.retry_after is not None and KEY in attempt.call.noted)
 
 
 def _own_fault(attempt: Attempt) -> Outcome:

@@ -86,7 +86,7 @@ class RequestBody:
         """Hand what arrived to the sink, if there is one; otherwise hold it, and slow the app down."""
         sink = self.sink
         if sink is None:
-            if not self.complete and self.held > HIGH_WATER:
+            if not self.complete and self.held > HIGH_WATER and self.whole_or_too_large is None:
                 self._pause()
             return
         if self.pending:

@@ -14,6 +14,8 @@ from time import monotonic
 from typing import Final, Protocol
 
 NEVER: Final = float("inf")
+# Seconds that a call may take which goes on to its end although its caller has left, or runs out of time.
+TO_THE_END: Final = 300.0
 _MIN_STALE: Final = 64
 
 

@@ -10,14 +10,19 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from outrider.dataplane.policies.guard import CALLER_HEADER
-from outrider.dataplane.policies.idempotency import KEY_HEADER, UnknownError
+from outrider.dataplane.policies.idempotency import KEY_HEADER, UnknownError, identity_of
+from outrider.dataplane.request_head import climbs
 from outrider.model.messages import HOP_BY_HOP, is_field_value
 from outrider.model.reply import Reply
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
 
+    from outrider.dataplane.call import Call
+
 _TIMEOUT: Final = 2.0
+# Answers below 500 that are about the question, not about the call.
+_NO_ANSWER: Final = frozenset((401, 403, 405, 406, 407, 408, 409, 421, 425, 426, 429))
 _FRAMING: Final = HOP_BY_HOP | {b"content-length"}
 
 
@@ -25,32 +30,35 @@ class AppLookup:
     """`path` has `{key}` in it. An answer that is larger than `limit` bytes cannot be used."""
 
     def __init__(self, app: str, path: str, limit: int) -> None:
-        self._url = app.rstrip("/") + path
+        self._app = app.rstrip("/")
+        self._path = path
         self._limit = limit
         self._session: ClientSession | None = None
 
-    async def __call__(self, key: bytes, caller: str) -> Reply | None:
-        """The answer of the call with this key; None if it has not been executed. Raises UnknownError."""
+    async def __call__(self, call: Call, key: bytes) -> Reply | None:
+        """The answer of the first call with this key; None if it has not been executed. Raises UnknownError."""
         import aiohttp  # takes longer than everything else at the start, and most guards never need it
         from yarl import URL
 
+        path = self._path.replace("{key}", quote(key.decode("latin-1"), safe="", encoding="latin-1"))
+        if climbs(path.encode()):
+            raise UnknownError("the key would lead to another path of the app")  # which nobody has been let in to
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=_TIMEOUT)
-            self._session = aiohttp.ClientSession(timeout=timeout, auto_decompress=False)
-        headers = {KEY_HEADER: key.decode("latin-1")}
-        if caller and is_field_value(caller):
-            headers[CALLER_HEADER.decode()] = caller
-        url = URL(self._url.replace("{key}", quote(key.decode("latin-1"), safe="", encoding="latin-1")), encoded=True)
+            # What one asks must not depend on what another one was answered.
+            jar = aiohttp.DummyCookieJar()
+            self._session = aiohttp.ClientSession(timeout=timeout, auto_decompress=False, cookie_jar=jar)
+        url, headers = URL(self._app + path, encoded=True), _headers(call, key)
         try:
             async with self._session.get(url, headers=headers, allow_redirects=False) as answer:
                 body = await answer.content.read(self._limit + 1)
                 while len(body) <= self._limit and (more := await answer.content.read(self._limit + 1 - len(body))):
                     body += more
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError, RuntimeError) as error:
             raise UnknownError(f"the app cannot be asked: {error or 'no answer in time'}") from None
         if answer.status == 404:
             return None
-        if answer.status >= 500 or answer.status in (408, 409, 425, 429) or answer.status < 200:
+        if not (200 <= answer.status < 300 or 400 <= answer.status < 500) or answer.status in _NO_ANSWER:
             raise UnknownError(f"the app, asked about it, answers {answer.status}")
         if len(body) > self._limit:
             raise UnknownError("the app's word about it is larger than max_answer")
@@ -61,3 +69,15 @@ class AppLookup:
         """Close the connections to the app."""
         if self._session is not None:
             await self._session.close()
+
+
+def _headers(call: Call, key: bytes) -> list[tuple[str, str]]:
+    """Who asks, for whom, and about which operation: two users of one caller may have the same key."""
+    headers = [
+        (KEY_HEADER, key.decode("latin-1")),
+        ("x-outrider-operation", f"{call.method.decode('latin-1')} {call.path.decode('latin-1')}"),
+        ("accept-encoding", "identity"),
+    ]
+    if call.caller and is_field_value(call.caller):
+        headers.append((CALLER_HEADER.decode(), call.caller))
+    return headers + [(name.decode("latin-1"), value.decode("latin-1")) for name, value in identity_of(call)]

@@ -26,6 +26,7 @@ from redis.exceptions import ConnectionError as NotConnectedError
 from redis.exceptions import RedisError
 
 from outrider.dataplane.policies.idempotency import Entry, StoreError
+from outrider.dataplane.timers import TO_THE_END
 
 log = logging.getLogger("outrider")
 T = TypeVar("T")
@@ -35,39 +36,62 @@ _ALIVE_FOR: Final = 15.0  # seconds without a sign after which a guard is taken 
 _MOST_UNDONE: Final = 10_000
 _USERINFO: Final = re.compile(r"//[^/@]*@")
 
+# Whether an entry that is not done has this token. Every script may run twice, when the connection breaks before its
+# answer has come: so none of them touches an entry with another token than it has been told.
+_HAS: Final = r"""
+local function has(known, token)
+  return string.sub(known, 1, 1) ~= 'd' and string.sub(known, 3, 3 + #token) == token .. "\n"
+end
+"""
 # KEYS: the entry, and that its guard is alive. ARGV: the new entry, its milliseconds, the token of the lost entry that
 # it may replace (or nothing), the milliseconds of being alive.
-_BEGIN: Final = """
+_BEGIN: Final = (
+    _HAS
+    + r"""
 local known = redis.call('GET', KEYS[1])
-local lost = ARGV[3] ~= '' and known and string.sub(known, 1, 1) ~= 'd'
-if known and not (lost and string.sub(known, 3, 2 + #ARGV[3]) == ARGV[3]) then return known end
+if known and not has(known, ARGV[3]) then return known end
 redis.call('SET', KEYS[2], '1', 'PX', ARGV[4])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return false
 """
-# KEYS: the entry. ARGV: the token that it must have, or nothing.
-_FORGET: Final = """
+)
+# KEYS: the entry. ARGV: the new entry, its milliseconds, the token that the present one must have if there is one.
+_FINISH: Final = (
+    _HAS
+    + r"""
 local known = redis.call('GET', KEYS[1])
-if not known or string.sub(known, 1, 1) == 'd' then return 0 end
-if ARGV[1] ~= '' and string.sub(known, 3, 2 + #ARGV[1]) ~= ARGV[1] then return 0 end
+if known and not has(known, ARGV[3]) then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+)
+# KEYS: the entry. ARGV: the token that it must have.
+_FORGET: Final = (
+    _HAS
+    + r"""
+local known = redis.call('GET', KEYS[1])
+if not known or not has(known, ARGV[1]) then return 0 end
 return redis.call('DEL', KEYS[1])
 """
+)
 
 
 class RedisStore:
     """`ttl` and `timeout` (of one exchange with Redis) in seconds. Services do not see each other's keys."""
 
     def __init__(self, url: str, service: str, ttl: float, timeout: float, clock: Callable[[], float] = time) -> None:
-        self._shown = _USERINFO.sub("//***@", url)
+        self._shown = _USERINFO.sub("//***@", url).partition("?")[0]  # there may be a password in the query, too
         self._prefix = f"outrider:idempotency:{service}:"
         self._ttl = round(ttl * 1000)
+        self._longest = round(max(ttl, TO_THE_END) * 1000)
         self._clock = clock
         self._guard = f"{socket.gethostname()}-{secrets.token_hex(8)}"
         self._alive = f"{self._prefix}alive:{self._guard}"
         self._begun = 0
         self._complained = ""
-        self._unsure: dict[str, str] = {}  # entries that may have been begun although we did not hear of it
-        # Once more on a connection that Redis has closed meanwhile: each of our scripts may run twice.
+        self._tokens: dict[bytes, str] = {}  # of what we have begun
+        self._unsure: set[tuple[str, str]] = set()  # what may have been begun although we did not hear of it
+        # Once more on a connection that Redis has closed meanwhile.
         self._redis = Redis.from_url(
             url,
             socket_timeout=timeout,
@@ -76,6 +100,7 @@ class RedisStore:
             retry_on_timeout=False,
         )
         self._begin_script = self._redis.register_script(_BEGIN)
+        self._finish_script = self._redis.register_script(_FINISH)
         self._forget_script = self._redis.register_script(_FORGET)
 
     async def open(self) -> None:
@@ -91,30 +116,34 @@ class RedisStore:
         token = f"{self._guard}.{self._begun}"
         name = self._prefix + key.hex()
         new = _written(b"r", token, Entry(fingerprint), self._clock())
-        args = (new, self._ttl, instead_of, round(_ALIVE_FOR * 1000))
+        args = (new, self._longest, instead_of, round(_ALIVE_FOR * 1000))
         try:
             known: bytes | None = await self._do(self._begin_script(keys=[name, self._alive], args=args))
             if known is None:
+                self._tokens[key] = token
                 return None
             state, found, entry = self._read(name, known)
-            if found == token:
-                return None  # it is the second time that we ask, and the first one has arrived
+            if found == token:  # it is the second time that we ask, and the first one has arrived
+                self._tokens[key] = token
+                return None
             if state == b"r" and not await self._lives(found):
                 state = b"l"
         except (StoreError, asyncio.CancelledError):
             if len(self._unsure) < _MOST_UNDONE:
-                self._unsure[name] = token
+                self._unsure.add((name, token))
             raise
         entry.lost = state == b"l"
         return entry
 
     async def finish(self, key: bytes, entry: Entry) -> None:
-        name = self._prefix + key.hex()
-        written = _written(b"l" if entry.lost else b"d", f"{self._guard}.{self._begun}", entry, self._clock())
-        await self._do(self._redis.set(name, written, px=self._ttl))
+        token = entry.token or self._tokens.get(key, "")
+        written = _written(b"l" if entry.lost else b"d", token, entry, self._clock())
+        await self._do(self._finish_script(keys=[self._prefix + key.hex()], args=[written, self._ttl, token]))
+        self._tokens.pop(key, None)
 
     async def forget(self, key: bytes) -> None:
-        await self._do(self._forget_script(keys=[self._prefix + key.hex()], args=[""]))
+        await self._do(self._forget_script(keys=[self._prefix + key.hex()], args=[self._tokens.get(key, "")]))
+        self._tokens.pop(key, None)
 
     async def watch(self) -> None:
         """Show again and again that we are alive, and take back what we may have begun without knowing it; until
@@ -123,10 +152,9 @@ class RedisStore:
             await asyncio.sleep(_ALIVE_EVERY)
             try:
                 await self._tell()
-                while self._unsure:
-                    name, token = next(iter(self._unsure.items()))
+                for name, token in list(self._unsure):
                     await self._do(self._forget_script(keys=[name], args=[token]))
-                    self._unsure.pop(name, None)
+                    self._unsure.discard((name, token))
             except StoreError:
                 pass  # it has been logged
 

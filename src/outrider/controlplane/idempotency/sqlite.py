@@ -17,9 +17,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import time
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from outrider.dataplane.policies.idempotency import Entry, StoreError
+from outrider.dataplane.timers import TO_THE_END
 
 log = logging.getLogger("outrider")
 T = TypeVar("T")
@@ -31,7 +32,7 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS calls (
   name BLOB PRIMARY KEY, fingerprint BLOB NOT NULL, state INTEGER NOT NULL, owner TEXT NOT NULL,
   status INTEGER NOT NULL DEFAULT 0, headers TEXT NOT NULL DEFAULT '[]', body BLOB NOT NULL DEFAULT x'',
-  expires REAL NOT NULL
+  expires REAL NOT NULL, since REAL NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS calls_by_expiry ON calls (expires);
 """
@@ -64,7 +65,11 @@ class SqliteStore:
         await self._do(lambda: self._finish(key, entry))
 
     async def forget(self, key: bytes) -> None:
-        await self._do(lambda: self._run("DELETE FROM calls WHERE name = ? AND state != ?", (key, _DONE)))
+        await self._do(
+            lambda: self._run(
+                "DELETE FROM calls WHERE name = ? AND state = ? AND owner = ?", (key, _RUNNING, self._owner)
+            )
+        )
 
     async def purge(self) -> int:
         """Remove what has expired, and what is too much; how many entries are left."""
@@ -109,17 +114,27 @@ class SqliteStore:
     def _connected(self) -> sqlite3.Connection:
         if self._database is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._for_us_alone()
             database = sqlite3.connect(self._path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
             try:
                 database.execute("PRAGMA journal_mode=WAL")
                 database.execute("PRAGMA synchronous=NORMAL")
                 database.executescript(_SCHEMA)
-                self._path.chmod(0o600)  # it holds answers
+                if "since" not in {row[1] for row in database.execute("PRAGMA table_info(calls)")}:  # an older file
+                    database.execute("ALTER TABLE calls ADD COLUMN since REAL NOT NULL DEFAULT 0")
             except Exception:
                 database.close()
                 raise
             self._database = database
         return self._database
+
+    def _for_us_alone(self) -> None:
+        """It holds answers. What SQLite puts beside a file gets the rights of that."""
+        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
+        for beside in ("", "-wal", "-shm"):
+            file = Path(f"{self._path}{beside}")
+            if file.exists():
+                file.chmod(0o600)
 
     def _run(self, sql: str, values: tuple[object, ...]) -> None:
         self._connected().execute(sql, values)
@@ -129,14 +144,12 @@ class SqliteStore:
         now = self._clock()
         database.execute("BEGIN IMMEDIATE")
         try:
-            row = database.execute(
-                "SELECT fingerprint, state, owner, status, headers, body, expires FROM calls WHERE name = ?", (key,)
-            ).fetchone()
-            known = self._known(row) if row is not None and row[6] > now else None
+            known = self._found(key, now)
             if known is None or (known.lost and known.token == instead_of):
                 database.execute(
-                    "INSERT OR REPLACE INTO calls (name, fingerprint, state, owner, expires) VALUES (?, ?, ?, ?, ?)",
-                    (key, fingerprint, _RUNNING, self._owner, now + self._ttl),
+                    "INSERT OR REPLACE INTO calls (name, fingerprint, state, owner, expires, since) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    (key, fingerprint, _RUNNING, self._owner, now + max(self._ttl, TO_THE_END), now),
                 )
                 known = None
         except BaseException:
@@ -145,25 +158,37 @@ class SqliteStore:
         database.execute("COMMIT")
         return known
 
-    def _known(self, row: tuple[Any, ...]) -> Entry:
-        """A row of the table, as the policy knows it."""
-        fingerprint, state, owner, status, lines, body, expires = row
+    def _found(self, key: bytes, now: float) -> Entry | None:
+        """What the table has of a key, as the policy knows it."""
+        row = (
+            self._connected()
+            .execute(
+                "SELECT fingerprint, state, owner, status, headers, body, since FROM calls "
+                "WHERE name = ? AND expires > ?",
+                (key, now),
+            )
+            .fetchone()
+        )
+        if row is None:
+            return None
+        fingerprint, state, owner, status, lines, body, since = row
         headers = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in json.loads(lines))
         lost = state == _LOST or (state == _RUNNING and not self._alive(owner))
-        done, since, token = state == _DONE, expires - self._ttl, f"{owner} {expires}"
-        return Entry(bytes(fingerprint), done, lost, status, headers, bytes(body), since, token)
+        token = f"{owner} {since}"
+        return Entry(bytes(fingerprint), state == _DONE, lost, status, headers, bytes(body), since, token)
 
     def _finish(self, key: bytes, entry: Entry) -> None:
+        """Write the end of a call over its beginning: ours, or the lost one whose token the entry has."""
         headers = json.dumps([(name.decode("latin-1"), value.decode("latin-1")) for name, value in entry.headers])
+        now = self._clock()
+        state = _LOST if entry.lost else _DONE
+        owner, _, since = entry.token.partition(" ")
         self._run(
-            "UPDATE calls SET state = ?, status = ?, headers = ?, body = ?, expires = ? WHERE name = ?",
+            "UPDATE calls SET state = ?, status = ?, headers = ?, body = ?, expires = ?, since = ? "
+            "WHERE name = ? AND state != ? AND owner = ? AND (? = '' OR since = ?)",
             (
-                _LOST if entry.lost else _DONE,
-                entry.status,
-                headers,
-                entry.body,
-                self._clock() + self._ttl,
-                key,
+                *(state, entry.status, headers, entry.body, now + self._ttl, now),
+                *(key, _DONE, owner or self._owner, since, float(since or 0)),
             ),
         )
 

@@ -16,6 +16,9 @@ CRITICAL: Final = b"x-outrider-critical"
 
 def sheddable(call: Call) -> bool:
     """Whether the route, the app or the app's own caller has said that this call is not critical."""
-    if call.route.critical is False:
-        return True
+    return call.route.critical is False or said_not_critical(call)
+
+
+def said_not_critical(call: Call) -> bool:
+    """Whether it came with the word that it is not critical."""
     return CRITICAL in call.noted and call.noted[CRITICAL].strip().lower() == b"false"

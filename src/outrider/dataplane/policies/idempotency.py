@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from outrider.dataplane.policies.idempotency_key import KEY
 from outrider.dataplane.policies.last_good import Recorder
 from outrider.dataplane.readings import readings
+from outrider.dataplane.timers import TO_THE_END
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Response
 from outrider.model.outcome import Outcome
@@ -46,8 +47,11 @@ _COME_BACK: Final = 1.0  # seconds
 # Seconds before the app is asked about a lost call, which may still be on its way through the kernel.
 _ON_ITS_WAY: Final = 0.5
 KEY_HEADER: Final = "Idempotency-Key"
-# Seconds that the app may take to the end of a call, whatever its caller's deadline.
-_TO_THE_END: Final = 300.0
+# Seconds between two tries to write down how a call ended, and how many ends may wait for that.
+_WRITE_AGAIN: Final = (0.1, 5.0)
+_MOST_UNWRITTEN: Final = 200
+# Seconds that a stop waits for them.
+_LAST_WRITES: Final = 5.0
 # Fields of an answer that belong to the moment it was given in.
 _OF_THE_MOMENT: Final = frozenset((b"date", b"age", b"content-length", b"connection", b"keep-alive"))
 
@@ -75,7 +79,7 @@ class Store(Protocol):
         its token."""
 
     async def finish(self, key: bytes, entry: Entry) -> None:
-        """The call has been answered."""
+        """How the call ended that we began; with the token of a lost entry, how that one did."""
 
     async def forget(self, key: bytes) -> None:
         """The call has not been executed, or has failed: it may be tried again."""
@@ -89,9 +93,9 @@ class UnknownError(Exception):
     """The app does not say whether it has executed a call; the message says why."""
 
 
-# Of a key and its caller: the answer that the app has given, or None if it has not executed the call. Raises
+# Of a call and its key: the answer that the app has given to the first one, or None if it has not executed that. Raises
 # UnknownError.
-Lookup = Callable[[bytes, str], Awaitable[Reply | None]]
+Lookup = Callable[["Call", bytes], Awaitable[Reply | None]]
 
 
 class Idempotency:
@@ -139,11 +143,12 @@ class Idempotency:
     async def _ask(self, call: Call, key: bytes) -> Failure | Reply | None:
         fingerprint = await _fingerprint(call)
         scope = blake2b(digest_size=24)
-        for part in (call.caller.encode(), call.method, call.path, key, *_on_behalf_of(call)):
+        on_behalf_of = [part for field in identity_of(call) for part in field]
+        for part in (call.caller.encode(), call.method, call.path, key, *on_behalf_of):
             scope.update(b"%d:%b" % (len(part), part))
         name = scope.digest()
         # From here a caller that leaves would leave an entry behind that nobody works on.
-        call.unstoppable = call.body is None or call.body.complete
+        call.unstoppable = True
         try:
             known = await self._begin(name, fingerprint)
             if known is not None and known.lost and known.fingerprint == fingerprint:
@@ -152,12 +157,15 @@ class Idempotency:
             self.counts["unavailable"] += 1
             call.note(f"the store of idempotency keys cannot be used: {error}")
             if not self._strict:
+                call.unstoppable = False
                 return None
             return Failure(Kind.OVERLOADED, "repetitions cannot be recognised at the moment", retry_after=_COME_BACK)
         if known is not None:
             return self._again(known, fingerprint)
         self.counts["executed"] += 1
-        call.deadline = max(call.deadline, call.started + _TO_THE_END)
+        call.deadline = max(call.deadline, call.started + TO_THE_END)
+        for context in call.contexts:
+            context.deadline = call.deadline  # what the app asks others for it goes on, too
         permit = Permit(self, name, fingerprint)
         call.permits = (permit, *call.permits)
         call.recorder = Recorder(self._max_answer, permit.answered)
@@ -169,7 +177,7 @@ class Idempotency:
             try:
                 if time() - lost.since < _ON_ITS_WAY:
                     raise UnknownError("it has just been handed over")
-                answer = await _in_a_task(self._lookup(key, call.caller))
+                answer = await _in_a_task(self._lookup(call, key))
             except UnknownError as error:
                 call.note(f"what became of the first call is not known: {error}")
                 return lost
@@ -177,8 +185,8 @@ class Idempotency:
                 self.counts["recovered"] += 1
                 call.note("the app has said what it had answered")
                 kept = tuple(header for header in answer.headers if header[0].lower() not in _OF_THE_MOMENT)
-                entry = Entry(lost.fingerprint, True, False, answer.status, kept, answer.body)
-                await _in_a_task(self._store.finish(name, entry))
+                entry = Entry(lost.fingerprint, True, False, answer.status, kept, answer.body, token=lost.token)
+                self.keep(name, entry)
                 return entry
         elif not self._repeat:
             return lost
@@ -218,10 +226,22 @@ class Idempotency:
 
     def keep(self, name: bytes, entry: Entry | None) -> None:
         """Write down what became of a call; None: it may be tried again. Beside the call, which has been answered."""
-        work = self._store.finish(name, entry) if entry is not None else self._store.forget(name)
-        job = asyncio.ensure_future(_quietly(work))
+        job = asyncio.ensure_future(self._write(name, entry))
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
+
+    async def _write(self, name: bytes, entry: Entry | None) -> None:
+        """Again and again until it is written: meanwhile the call counts as under way, which runs nothing twice."""
+        pause, longest = _WRITE_AGAIN
+        while True:
+            try:
+                await (self._store.finish(name, entry) if entry is not None else self._store.forget(name))
+                return
+            except StoreError:  # the store has said so itself
+                if len(self._jobs) > _MOST_UNWRITTEN:
+                    return
+            await asyncio.sleep(pause)
+            pause = min(longest, pause * 2)
 
     @property
     def asks(self) -> bool:
@@ -229,9 +249,12 @@ class Idempotency:
         return self._lookup is not None
 
     async def settle(self) -> None:
-        """Wait until everything has been written down."""
+        """Wait until everything has been written down, or cannot be in time."""
         while self._jobs:
-            await asyncio.gather(*self._jobs, return_exceptions=True)
+            _, late = await asyncio.wait(self._jobs, timeout=_LAST_WRITES)
+            for job in late:
+                job.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
 
 class Permit:
@@ -276,18 +299,13 @@ class Permit:
             self._owner.keep(self._name, Entry(self._fingerprint, lost=True))
 
 
-def _on_behalf_of(call: Call) -> list[bytes]:
-    """The user of a call, as far as its headers say: two users of one caller may have the same key."""
-    parts: list[bytes] = []
-    for context in call.contexts:
-        for name, _, value in context.fields:
-            if name not in _NOT_IDENTITY:
-                parts += (name, value)
+def identity_of(call: Call) -> list[tuple[bytes, bytes]]:
+    """The fields that say on whose behalf a call is made: two users of one caller may have the same key."""
+    fields = [
+        (name, value) for context in call.contexts for name, _, value in context.fields if name not in _NOT_IDENTITY
+    ]
     owned = call.route.owned
-    for name, _, value in call.fields:
-        if name in _USERS and name not in owned:
-            parts += (name, value)
-    return parts
+    return fields + [(name, value) for name, _, value in call.fields if name in _USERS and name not in owned]
 
 
 async def _fingerprint(call: Call) -> bytes:
@@ -298,6 +316,7 @@ async def _fingerprint(call: Call) -> bytes:
     if not body.complete and body.replayable:
         there: Future[None] = asyncio.get_running_loop().create_future()
         body.whole_or_too_large = lambda: there.set_result(None) if not there.done() else None
+        body.writable()  # nothing is sent before all of it is here, however much that is
         await there
     if not body.replayable:
         return b"\x01"
@@ -315,10 +334,3 @@ async def _in_a_task(work: Awaitable[T]) -> T:
     except asyncio.CancelledError:
         task.cancel()
         raise
-
-
-async def _quietly(work: Awaitable[None]) -> None:
-    try:
-        await work
-    except StoreError:
-        pass  # the store has said so itself; the entry stays as it was, which runs nothing twice

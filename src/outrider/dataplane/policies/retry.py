@@ -80,12 +80,12 @@ class Retry:
 
     def holds(self, call: Call) -> bool:
         """Whether the app should not see any of an answer before it is whole: a keyed POST can be made again, but only
-        by us, since the app may not know the key."""
+        by us, since the app may not know the key. Not while it is still uploading: how long that takes is not ours."""
         return (
             self.max_retries > 0
             and call.method not in IDEMPOTENT
             and self.repeatable(call)
-            and call.may_repeat()
+            and (call.body is None or (call.body.complete and call.body.replayable))
             and self.forbidden(call) is None
         )
 
