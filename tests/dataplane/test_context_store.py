@@ -519,3 +519,41 @@ class AnyOrder(RuleBasedStateMachine):
 
 TestAnyOrder = AnyOrder.TestCase
 TestAnyOrder.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+
+
+# ---------------------------------------------------------------- whether anybody needs it
+
+
+@pytest.mark.parametrize(
+    ("words", "restored"),
+    [
+        ([b"false"], [b"false"]),
+        ([b"true"], []),
+        ([None], []),
+        ([b"false", b"false"], [b"false"]),
+        ([b"false", None], []),
+    ],
+)
+def test_what_nobody_needs(words: list[bytes | None], restored: list[bytes]) -> None:
+    """Only if nobody for whom the call is made needs it; and it makes nobody's context another one."""
+    place = Place()
+    for word in words:
+        inbound = place.call("c1", TRACE, headers=USER)
+        if word is not None:
+            inbound.noted[b"x-outrider-critical"] = word
+            inbound.fields.append((b"x-outrider-critical", b"x-outrider-critical", word))
+        place.keep.admit(inbound)
+    call = place.goes_out()
+    assert values(call, "x-outrider-critical") == restored
+    assert values(call, "x-user-id") == [b"7"]
+
+
+def test_the_app_may_say_otherwise() -> None:
+    """It knows better what it needs."""
+    place = Place()
+    inbound = place.call("c1", TRACE)
+    inbound.noted[b"x-outrider-critical"] = b"false"
+    place.keep.admit(inbound)
+    call = place.call("c1", headers={"x-outrider-critical": "true"})
+    place.restore.admit(call)
+    assert values(call, "x-outrider-critical") == [b"true"]

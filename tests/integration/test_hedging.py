@@ -254,3 +254,27 @@ async def test_a_race_ends_with_the_attempts_time(outrider: Outrider) -> None:
             assert (answer.status, monotonic() - began < 1) == (504, True)
             await eventually(lambda: (first.closed, second.closed) == (1, 1), "both closed")
     assert (len(first.seen), len(second.seen)) == (1, 1)
+
+
+async def test_a_hedge_that_hears_of_the_first_does_not_win(outrider: Outrider) -> None:
+    """The guard at the other end says of the second try of a keyed call that it is under way: its answer will come."""
+
+    async def once(one: Exchange) -> None:
+        if len(target.seen) > 1:
+            await one.send(response(409, b"", "Retry-After: 1"))
+            return
+        await asyncio.sleep(0.15)
+        await one.send(response(201, b"paid"))
+
+    async with Target(once) as target:
+        text = f"""
+services:
+  user:
+    url: '{target.url}'
+    retry: {{ methods: [POST], idempotency_key: generate }}
+    hedge: {{ after: 30ms }}
+"""
+        async with outrider(text) as proxy:
+            answer = await exchange(proxy.port, request("POST", "/user/x", b"charge"))
+            assert (answer.status, answer.body) == (201, b"paid")
+            assert len(target.seen) == 2

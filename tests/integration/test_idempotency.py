@@ -343,6 +343,9 @@ async def test_the_app_is_asked_about_a_lost_call(outrider: Outrider, tmp_path: 
 
 
 DONT_KNOW = [
+    pytest.param(plain(401), id="who are you"),
+    pytest.param(plain(403), id="not you"),
+    pytest.param(plain(302, b"", "Location: /elsewhere"), id="elsewhere"),
     pytest.param(plain(503), id="503"),
     pytest.param(plain(409), id="still at it"),
     pytest.param(reset_unanswered, id="reset"),  # twice: asking may be repeated
@@ -417,3 +420,103 @@ async def test_the_guard_itself_repeats_nothing(outrider: Outrider, tmp_path: Pa
         assert (await exchange(inbound, post("b"))).status == 502
         assert (await exchange(inbound, post("b"))).status == 409
         assert [seen.get("idempotency-key") for seen in app.seen] == ["a", "b"]
+
+
+async def test_the_app_hears_who_asks_and_for_whom(outrider: Outrider, tmp_path: Path) -> None:
+    """Two users of one caller may have the same key. What one of them is answered says nothing to the next one, and
+    nothing comes back that the caller could not read."""
+    ledger, store = Ledger(), tmp_path / "k.db"
+    ledger.about = [plain(200, b"alice", "Set-Cookie: session=alice"), plain(200, b"bob")]
+    async with Target(ledger) as app:
+        text = guard(app, store, ASK).replace("127.0.0.1:" + str(app.port), f"localhost:{app.port}")
+        async with outrider(text) as proxy:
+            inbound = proxy.app.ports["inbound.listen"]
+            for user in ("alice", "bob"):
+                data = post("k", b"charge", "/payments", f"Authorization: Bearer {user}")
+                await exchange(inbound, data)
+                lose(store)
+                assert (await exchange(inbound, data)).body == user.encode()
+    assert [one.get("authorization") for one in ledger.asked] == ["Bearer alice", "Bearer bob"]
+    assert [one.get("cookie") for one in ledger.asked] == [None, None]
+    assert {one.get("x-outrider-operation") for one in ledger.asked} == {"POST /payments"}
+    assert {one.get("accept-encoding") for one in ledger.asked} == {"identity"}
+
+
+@pytest.mark.parametrize("key", ["..", "../admin", "..%2fadmin", "a/../../admin", "../executions-of-others"])
+async def test_a_key_leads_nowhere_else(outrider: Outrider, tmp_path: Path, key: str) -> None:
+    """A caller cannot make the guard ask the app for something that the caller may not see."""
+    ledger, store = Ledger(), tmp_path / "k.db"
+    async with Target(ledger) as app, outrider(guard(app, store, ASK)) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        await exchange(inbound, post(key))
+        lose(store)
+        assert (await exchange(inbound, post(key))).status == 409
+    assert not ledger.asked
+
+
+async def test_a_word_on_importance_makes_no_other_call(outrider: Outrider, tmp_path: Path) -> None:
+    """The first try may have been part of something that nobody needed; the repetition is the same call."""
+    async with Target(plain()) as app, outrider(guard(app, tmp_path / "k.db")) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        await exchange(inbound, post("a", b"charge", "/payments", "X-Outrider-Critical: false"))
+        assert (await exchange(inbound, post("a"))).get("idempotent-replayed") == "true"
+        assert len(app.seen) == 1
+
+
+async def test_large_bodies_that_are_kept_are_read_to_their_end(outrider: Outrider, tmp_path: Path) -> None:
+    """A key is compared by the whole body, so nobody waits for a part of it to be sent first."""
+    async with Target(plain(200, b"paid")) as app:
+        text = "limits: { replay_bytes: 1MiB }\n" + guard(app, tmp_path / "k.db")
+        async with outrider(text) as proxy:
+            inbound = proxy.app.ports["inbound.listen"]
+            for body, replayed in ((b"x" * 900_000, None), (b"x" * 900_000, "true")):
+                answer = await exchange(inbound, post("a", body))
+                assert (answer.status, answer.get("idempotent-replayed")) == (200, replayed)
+            assert (await exchange(inbound, post("a", b"y" * 900_000))).status == 422
+
+
+async def test_a_caller_that_leaves_after_a_large_upload_does_not_stop_it(outrider: Outrider, tmp_path: Path) -> None:
+    """What is too large to be kept for another try is executed all the same, and answered to who comes back."""
+    async with Target(slow(0.15, plain(200, b"paid"))) as app, outrider(guard(app, tmp_path / "k.db")) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        async with Client(inbound) as client:
+            await client.send(post("a", b"x" * 200_000))
+            await eventually(lambda: app.seen and app.seen[0].complete, "all of it is at the app")
+        await eventually(lambda: not app.busy, "it is done")
+        answer = await exchange(inbound, post("a", b"x" * 200_000))
+        assert (answer.status, answer.body, answer.get("idempotent-replayed")) == (200, b"paid", "true")
+        assert len(app.seen) == 1
+
+
+async def test_a_call_without_a_caller_ends(outrider: Outrider, tmp_path: Path) -> None:
+    """One whose caller gave no deadline and has left is not waited for for ever."""
+    async with Target(silent) as app, outrider(guard(app, tmp_path / "k.db")) as proxy:
+        async with Client(proxy.app.ports["inbound.listen"]) as client:
+            await client.send(post("a"))
+            await eventually(lambda: app.seen, "it is at the app")
+            (connection,) = (one for one in proxy.app.runtime.proxy.connections if one.active is not None)
+            call = connection.active
+            assert call is not None
+            assert call.deadline == float("inf")
+        await eventually(lambda: call.deadline < float("inf"), "its caller is missed")
+        assert call.attempt is not None
+        assert call.attempt.connection is not None
+        assert 290 < call.attempt.connection.due - monotonic() <= 300
+        app.close_idle()
+
+
+async def test_what_is_asked_for_a_keyed_call_goes_on_with_it(outrider: Outrider, tmp_path: Path) -> None:
+    """The app's own calls are not cut off at the deadline of a caller whose call runs to its end."""
+
+    async def asking(one: Exchange) -> None:
+        await one.body()
+        await asyncio.sleep(0.1)
+        trace = one.request.get("traceparent")
+        answer = await exchange(proxy.port, get("/other/x", f"Traceparent: {trace}"))
+        await one.send(response(answer.status, answer.body))
+
+    async with Target(asking) as app, Target(plain(200, b"paid")) as other:
+        text = guard(app, tmp_path / "k.db").replace("http://127.0.0.1:9", other.url)
+        async with outrider(text) as proxy:
+            data = post("a", b"x", "/payments", "X-Request-Timeout-Ms: 50")
+            assert (await exchange(proxy.app.ports["inbound.listen"], data)).body == b"paid"

@@ -413,3 +413,19 @@ async def test_an_answer_is_not_held_for_ever(outrider: Outrider, more: str, siz
         assert head.status == 200
         assert b"".join([piece async for piece in client.body(head)]) == b"x" * size
         assert len(target.seen) == 1
+
+
+async def test_an_answer_is_not_held_while_the_app_is_uploading(outrider: Outrider) -> None:
+    """How long that takes is not ours to bound: what comes meanwhile is passed on."""
+
+    async def early(one: Exchange) -> None:
+        await one.send(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\npa")
+        assert await one.body() == b"charge"
+        await one.send(b"id")
+
+    async with Target(early) as target, outrider(config(target.url, KEYED)) as proxy, Client(proxy.port) as client:
+        data = request("POST", "/user/x", b"charge")
+        await client.send(data[:-2])
+        head = await client.head("POST")
+        await client.send(data[-2:])
+        assert b"".join([piece async for piece in client.body(head)]) == b"paid"

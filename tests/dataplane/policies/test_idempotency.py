@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from outrider.dataplane.call import Call, release
-from outrider.dataplane.policies.idempotency import Entry, Idempotency, StoreError
+from outrider.dataplane.policies.idempotency import Entry, Idempotency, Lookup, StoreError
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Response
 from outrider.model.outcome import FAILURE, NEUTRAL, SUCCESS
@@ -23,6 +23,7 @@ class Memory:
     def __init__(self) -> None:
         self.entries: dict[bytes, Entry] = {}
         self.broken = False
+        self.failures = 0  # how many ends cannot be written
 
     async def begin(self, key: bytes, fingerprint: bytes, instead_of: str = "") -> Entry | None:
         if self.broken:
@@ -35,22 +36,32 @@ class Memory:
         return known
 
     async def finish(self, key: bytes, entry: Entry) -> None:
+        self._fail()
         self.entries[key] = entry
 
     async def forget(self, key: bytes) -> None:
+        self._fail()
         del self.entries[key]
+
+    def _fail(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise StoreError("locked")
 
 
 class Place:
     """The policy, and its store."""
 
-    def __init__(self, *, strict: bool = True, repeat: bool = False, exempt: str = "") -> None:
+    def __init__(
+        self, *, strict: bool = True, repeat: bool = False, exempt: str = "", lookup: Lookup | None = None
+    ) -> None:
         self.store = Memory()
         self.policy = Idempotency(
             self.store,
             max_answer=100,
             strict=strict,
             repeat=repeat,
+            lookup=lookup,
             exempt=[PathPattern(exempt)] if exempt else (),
         )
 
@@ -232,3 +243,43 @@ async def test_exempt_operations() -> None:
     for path in (b"/login", b"/login/", b"/%6cogin", b"/x/../login"):
         assert (await place.comes(path=path))[1] is None
     assert place.store.entries == {}
+
+
+@pytest.mark.parametrize("status", [200, 503])
+async def test_an_end_is_written_until_it_is(status: int) -> None:
+    """While the store is locked the call counts as under way; then its answer is there, or it may be tried again."""
+    place = Place()
+    first, _ = await place.comes()
+    place.store.failures = 2
+    await place.ends(first, status)
+    assert place.store.failures == 0
+    _, again = await place.comes()
+    assert isinstance(again, Reply) if status == 200 else again is None
+
+
+@pytest.mark.parametrize("strict", [True, False])
+async def test_an_answer_of_the_app_is_given_even_if_it_cannot_be_kept(strict: bool) -> None:
+    """The app has said that it has executed the call: it is not executed again because a disk is full."""
+
+    async def answered(call: Call, key: bytes) -> Reply | None:
+        return Reply(201, [(b"x-receipt", b"r1"), (b"Date", b"then")], b"paid")
+
+    place = Place(strict=strict, lookup=answered)
+    await place.comes()
+    (name,) = place.store.entries
+    place.store.entries[name] = Entry(place.store.entries[name].fingerprint, lost=True, token="t")
+    place.store.failures = 1
+    _, verdict = await place.comes()
+    assert isinstance(verdict, Reply)
+    assert (verdict.status, verdict.body) == (201, b"paid")
+    assert verdict.headers == [(b"x-receipt", b"r1"), (b"idempotent-replayed", b"true")]
+    await place.policy.settle()
+
+
+async def test_without_memory_a_call_can_be_stopped() -> None:
+    """Nobody will want its answer later."""
+    place = Place(strict=False)
+    place.store.broken = True
+    call, verdict = await place.comes()
+    assert verdict is None
+    assert not call.unstoppable

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from outrider.dataplane.policies.guard import CALLER_HEADER
 from outrider.dataplane.policies.idempotency import KEY_HEADER, UnknownError, identity_of
-from outrider.dataplane.request_head import climbs
+from outrider.dataplane.readings import MOST, readings
 from outrider.model.messages import HOP_BY_HOP, is_field_value
 from outrider.model.reply import Reply
 
@@ -32,6 +32,8 @@ class AppLookup:
     def __init__(self, app: str, path: str, limit: int) -> None:
         self._app = app.rstrip("/")
         self._path = path
+        before, in_path, _ = path.partition("?")[0].partition("{key}")
+        self._below = before.lower().encode() if in_path else b"/"
         self._limit = limit
         self._session: ClientSession | None = None
 
@@ -41,7 +43,8 @@ class AppLookup:
         from yarl import URL
 
         path = self._path.replace("{key}", quote(key.decode("latin-1"), safe="", encoding="latin-1"))
-        if climbs(path.encode()):
+        paths = readings(path.encode())
+        if len(paths) >= MOST or not all(one.startswith(self._below) for one in paths):
             raise UnknownError("the key would lead to another path of the app")  # which nobody has been let in to
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=_TIMEOUT)
