@@ -60,6 +60,19 @@ async def test_a_key_does_where_certificates_do_too(outrider: Outrider, authorit
         assert len(app.seen) == 3
 
 
+async def test_where_only_certificates_count_tls_insists(outrider: Outrider, authority: Authority) -> None:
+    """Also for what is not protected: what was closed to everybody without a certificate stays closed."""
+    cert, key = authority.files("guard", "localhost")
+    tls = f"cert: {cert}, key: {key}, client_ca: {authority.file}"
+    async with Target(plain()) as app:
+        text = guard(app, "{ certificate: [caller.internal] }", tls, more='protect: ["/internal/**"]')
+        async with outrider(text) as proxy:
+            with pytest.raises(Exception):  # noqa: B017 # TLS ends it in one of several ways
+                async with Client(proxy.app.ports["inbound.listen"], tls=trusting(authority)) as client:
+                    await client.call(get("/public"))
+        assert not app.seen
+
+
 async def test_all_certificates_change_under_load(
     outrider: Outrider, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
