@@ -167,7 +167,7 @@ def check(ledger: Ledger, results: list[tuple[int, Answer]], posts: int) -> None
 
 async def test_through_a_bad_network_between_the_sidecars(outrider: Outrider, tmp_path: Path) -> None:
     """A fifth of the tries meet a reset before or after the request, a cut answer, silence or a 503 on the way."""
-    posts, ledger = POSTS or 2000, Ledger()
+    posts, ledger = POSTS or 1000, Ledger()
     async with Target(ledger) as app:
         text = GUARD.format(port=0, app=app.port, store=tmp_path / "k.db", more="ttl: 1h")
         async with outrider(text) as receiver:
@@ -237,7 +237,7 @@ async def killed_again_and_again(folder: Path, text: str, times: int, pause: flo
 async def test_kill_the_guard(outrider: Outrider, tmp_path: Path, more: str) -> None:
     """The guard is killed in the middle of its work. Where the app can be asked, everybody gets its answer; where it
     cannot, nothing is executed twice, and those who had a call at the app in that moment hear that it is not known."""
-    kills, posts = (20, POSTS) if POSTS else (3, 400)
+    kills, posts = (20, POSTS) if POSTS else (2, 400)
     port, ledger = free_port(), Ledger(busy=0.02)
     folder = tmp_path / "guard"
     folder.mkdir()
