@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import socket
 import statistics
 import sys
@@ -259,7 +260,7 @@ async def _outrider(folder: Path, urls: dict[str, str]) -> AsyncIterator[dict[st
         await _wait_ready(process, addresses["telemetry"])
         yield addresses
     finally:
-        await _end(process)
+        await _end(process, signal.SIGINT)  # the app is still there: do not wait until it leaves
 
 
 async def _wait_ready(process: asyncio.subprocess.Process, telemetry: str) -> None:
@@ -277,9 +278,9 @@ async def _wait_ready(process: asyncio.subprocess.Process, telemetry: str) -> No
     raise click.ClickException("Outrider was not ready within ten seconds")
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
+async def _end(process: asyncio.subprocess.Process, how: signal.Signals = signal.SIGTERM) -> None:
     if process.returncode is None:
-        process.terminate()
+        process.send_signal(how)
         try:
             await asyncio.wait_for(process.wait(), 5)
         except TimeoutError:
