@@ -638,7 +638,7 @@ async def sidecar(folder: Path, text: str) -> AsyncIterator[Sidecar]:
         await eventually(lambda: not running.leftovers(), f"nothing held, but {running.leftovers()}")
     finally:
         await app.stop()
-        await asyncio.sleep(0.005)
+        await asyncio.sleep(0.001)
         logger.removeHandler(errors)
     unexpected = [line for line in errors.lines if not any(known in line for known in running.expected_errors)]
     assert not unexpected, "\n".join(unexpected)

@@ -212,7 +212,8 @@ async def test_a_first_attempt_is_retried(tmp_path: Path, attempt: str) -> None:
 
 
 async def test_it_recovers_with_the_leaf(tmp_path: Path) -> None:
-    """When the leaf works again, calls pass through all three within a second."""
+    """When the leaf works again, calls pass through all three soon: each circuit in turn has to find out, in at most
+    250 ms."""
     async with Target(plain(500)) as leaf, chain(tmp_path, leaf.url) as row:
         await steadily(row[0].port, 150, 100, lambda number: get(PATH))
         leaf.script(plain())
@@ -225,7 +226,7 @@ async def test_it_recovers_with_the_leaf(tmp_path: Path) -> None:
 
         while good < 10:
             await again()
-            assert monotonic() - began < 1.5
+            assert monotonic() - began < 3.0
         await eventually(lambda: all(_closed(proxy) for proxy in row), "every circuit closed")
 
 
