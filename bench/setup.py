@@ -12,6 +12,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "bench" / ".work"
 TOOLS = {"nginx": "nginx-light", "haproxy": "haproxy", "wrk": "wrk"}
+# One Python is clearly faster than another if that takes so many times as long.
+_CLEARLY = 1.15
 # Debian keeps venv in a package of its own.
 VENV_PACKAGE = "python3-venv"
 
@@ -56,11 +58,12 @@ def envoy() -> str:
 
 
 def interpreter() -> str:
-    """The Python to measure with: the fastest one here. Builds of the same version differ by half, and the container
-    image has a fast one."""
-    candidates = [sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"]
+    """The Python to measure with: the system's, unless another one here is clearly faster. Builds of the same version
+    differ by half, and the container image has a fast one."""
+    candidates = ["/usr/bin/python3", "/usr/local/bin/python3", sys.executable]
     timed = [(seconds, python) for python in candidates if (seconds := _speed(python)) is not None]
-    return min(timed)[1] if timed else sys.executable
+    fast = [python for seconds, python in timed if seconds < _CLEARLY * min(timed)[0]]
+    return fast[0] if fast else sys.executable
 
 
 def _speed(python: str) -> float | None:

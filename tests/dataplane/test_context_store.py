@@ -209,7 +209,7 @@ def test_no_time_is_left() -> None:
     failure = place.restore.admit(call)
     assert failure is not None
     assert failure.kind is Kind.DEADLINE
-    assert call.permits == ()
+    assert call.permits == []
     assert not kept(inbound).calls
 
 
@@ -325,7 +325,7 @@ def test_it_is_bounded() -> None:
     calls = [place.comes_in(f"c{number}", f"{number:032x}", headers=USER) for number in range(3)]
     assert (place.store.size, place.store.left_out) == (2, 1)
     assert calls[2].contexts == ()
-    assert calls[2].permits == ()
+    assert calls[2].permits == []
     assert place.goes_out("c2", f"{2:032x}").fields == []
     place_ends(place, calls[0])
     assert place.comes_in("c3").contexts != ()
@@ -422,7 +422,7 @@ def test_an_outbound_call_outlives_its_inbound_one() -> None:
     place_ends(place, inbound)
     assert outbound.contexts == ()
     place_ends(place, outbound)
-    assert outbound.permits == ()
+    assert outbound.permits == []
     assert not place.store.find(*context.ids)
 
 

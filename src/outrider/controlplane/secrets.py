@@ -141,9 +141,8 @@ class Secrets:
                 "age_seconds": round(now - source.since, 1),
                 "old_uses": credential.old_uses if credential is not None else 0,
             }
-            callers = sorted(caller for key, caller in self._uses if key == name)
-            if callers:
-                found[name]["shown_by"] = callers
+            if name in self._uses:
+                found[name]["shown_by"] = sorted(self._uses[name])
         for one in self.fetched:
             found[one.name] = {
                 "source": "fetched",

@@ -43,7 +43,7 @@ class Call(Request):
     """One downstream request and its one answer. Times are monotonic seconds.
 
     `path` is what the target sees, `prefix` what was taken off in front of it. `permits` are the policies that let
-    the call in and want to hear how it ended, the latest first. `aborted` says why the call must stop although the
+    the call in and want to hear how it ended, the latest last. `aborted` says why the call must stop although the
     app is still there; `committed` that the head of an answer is on its way; `continued` that the app has been told
     100 Continue. `recorder` takes down an answer that may stand in for a later one; `caller` is who has proven to
     call, and `contexts` what is kept of inbound calls for the app's own ones; `unstoppable` that it goes on to its
@@ -96,7 +96,7 @@ class Call(Request):
         self.attempt: Attempt | None = None
         self.attempts = 0
         self.tried: tuple[Endpoint, ...] = ()
-        self.permits: tuple[Policy, ...] = ()
+        self.permits: list[Policy] = []
         self.history: list[str] | None = None
         self.recorder: Recorder | None = None
         self.caller = ""
@@ -433,10 +433,9 @@ def may_go_elsewhere(call: Call) -> bool:
 
 def release(call: Call, outcome: Outcome) -> None:
     """Tell the policies that let the call in how it ended, the latest first."""
-    if call.permits:
-        permits, call.permits = call.permits, ()
-        for policy in permits:
-            policy.observe(call, outcome)
+    permits = call.permits
+    while permits:
+        permits.pop().observe(call, outcome)
 
 
 def answer_here(call: Call, verdict: Failure | Reply) -> None:

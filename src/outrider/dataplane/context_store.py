@@ -121,7 +121,7 @@ class Keep:
         context = Context(call, self._identity)
         if self._store.keep(context):
             call.contexts = (context,)
-            call.permits = (self, *call.permits)
+            call.permits.append(self)
 
     def observe(self, call: Call, outcome: Outcome) -> None:
         """The call is over. If its caller has left, nobody waits for what the app asks others on its behalf, unless
@@ -168,7 +168,7 @@ class Restore:
         for context in contexts:
             context.calls.add(call)
         call.contexts = contexts
-        call.permits = (self, *call.permits)
+        call.permits.append(self)
         return None
 
     def observe(self, call: Call, outcome: Outcome) -> None:

@@ -75,7 +75,7 @@ def test_calls_have_traces_of_their_own() -> None:
         assert context.admit(call) is None
         context.observe(call, NEUTRAL)
     assert calls[0].traceparent[:35] != calls[1].traceparent[:35]
-    assert calls[0].permits == ()
+    assert calls[0].permits == []
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_it_holds_no_permit() -> None:
     deadline = Deadline(10, 5)
     deadline.admit(call)
     deadline.observe(call, NEUTRAL)
-    assert call.permits == ()
+    assert call.permits == []
 
 
 # ---------------------------------------------------------------- what the target is told

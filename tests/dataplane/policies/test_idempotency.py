@@ -233,7 +233,7 @@ async def test_a_broken_store(strict: bool) -> None:
     place.store.broken = True
     call, verdict = await place.comes()
     assert isinstance(verdict, Failure) == strict
-    assert call.permits == ()
+    assert call.permits == []
     assert place.policy.counts["unavailable"] == 1
 
 

@@ -80,5 +80,5 @@ def test_it_makes_the_call_repeatable() -> None:
 def test_it_holds_nothing() -> None:
     """There is nothing to give back when a call is over."""
     call = minted(make_call(b"POST"))
-    assert call.permits == ()
+    assert call.permits == []
     MintKey().observe(call, SUCCESS)

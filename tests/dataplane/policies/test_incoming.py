@@ -101,6 +101,6 @@ def test_they_hold_nothing() -> None:
     call = make_call()
     IncomingDeadline().admit(call)
     AppHealth(make_cluster()).admit(call)
-    assert call.permits == ()
+    assert call.permits == []
     IncomingDeadline().observe(call, SUCCESS)
     AppHealth(make_cluster()).observe(call, SUCCESS)

@@ -102,7 +102,7 @@ def test_it_holds_no_permit() -> None:
     call = at(1000.0)
     limit.admit(call)
     limit.observe(call, NEUTRAL)
-    assert call.permits == ()
+    assert call.permits == []
     assert admitted(limit, 1000.0) == 0
 
 

@@ -30,9 +30,9 @@ class Service:
         verdict = self.throttle.admit(call)
         if verdict is not None:
             assert verdict.kind is Kind.OVERLOADED
-            assert call.permits == ()
+            assert call.permits == []
             return False
-        assert call.permits == (self.throttle,)
+        assert call.permits == [self.throttle]
         call.failure = Failure(failure, "") if failure is not None else None
         self.throttle.observe(call, outcome)
         return True

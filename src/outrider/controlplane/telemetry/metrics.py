@@ -130,7 +130,7 @@ class OutriderCollector(Collector):
         yield _counter("outrider_guard_refusals", "Inbound calls refused, by reason", ["reason"], refusals)
         admitted = [(("proven",), guard.proven), (("public",), guard.public)]
         yield _counter("outrider_guard_calls", "Inbound calls by what is known of the caller", ["caller"], admitted)
-        uses = [((key, caller), count) for (key, caller), count in guard.key_uses.items()]
+        uses = [((key, who), count) for key, callers in guard.key_uses.items() for who, count in callers.items()]
         name = "outrider_guard_key_uses"
         yield _counter(
             name, "Calls by the key that proved their caller, where there are several", ["key", "caller"], uses

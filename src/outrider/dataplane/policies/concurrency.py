@@ -47,7 +47,7 @@ class ConcurrencyLimit:
         sheddable = may_be_shed(call)
         if self.in_flight < self._room(sheddable) and not self._waiting:
             self.in_flight += 1
-            call.permits = (self, *call.permits)
+            call.permits.append(self)
             return None
         if self._size and (self.waiting < self._size or (not sheddable and self._make_place())):
             return self._queued(call, sheddable)
@@ -105,7 +105,7 @@ class ConcurrencyLimit:
             call.paused += monotonic() - began
         if not granted:
             return self._refusal(call, f" and none was free for it after {monotonic() - began:.2f} s")
-        call.permits = (self, *call.permits)
+        call.permits.append(self)
         return None
 
     def _wake(self) -> None:

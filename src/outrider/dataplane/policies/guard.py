@@ -34,8 +34,8 @@ _LABEL: Final = re.compile(r"[A-Za-z0-9_-]+")
 _COMMA: Final = 0x2C
 # Callers whose header is kept ready.
 _MOST_LINES: Final = 1024
-# Pairs of key and caller that are counted; callers beyond them are counted together.
-_MOST_USES: Final = 256
+# Callers of one key that are counted; those beyond them are counted together.
+_MOST_USES: Final = 128
 _OTHERS: Final = "others"
 # Bytes of a name that is shown in a log: it comes from who has not proven anything.
 _SHOWN: Final = 64
@@ -203,7 +203,7 @@ class Guard:
         taken = _OTHER_PATHS if rules is None else _OTHER_PATHS | _OTHER_METHODS
         self.owned = frozenset((CALLER_HEADER, *taken)).union(*(proof.headers for proof in proofs))
         self.refused: Counter[str] = Counter()
-        self.key_uses: dict[tuple[str, str], int] = {}  # by key and caller
+        self.key_uses: dict[str, dict[str, int]] = {}  # by key, then by caller
         self._counts_keys = several_keys
         self.proven = self.public = 0
 
@@ -273,13 +273,15 @@ class Guard:
         return "", (), why or "no_proof"
 
     def _count(self, key: str, caller: str) -> None:
-        uses = self.key_uses
-        if (key, caller) in uses:
-            uses[key, caller] += 1
+        uses = self.key_uses.get(key)
+        if uses is None:
+            uses = self.key_uses[key] = {}
+        if caller in uses:
+            uses[caller] += 1
         elif len(uses) < _MOST_USES:
-            uses[key, caller] = 1
+            uses[caller] = 1
         else:
-            uses[key, _OTHERS] = uses.get((key, _OTHERS), 0) + 1
+            uses[_OTHERS] = uses.get(_OTHERS, 0) + 1
 
     def _refuse(self, call: Call, kind: Kind, reason: str, detail: str) -> Failure:
         self.refused[reason] += 1

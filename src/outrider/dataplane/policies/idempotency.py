@@ -167,7 +167,7 @@ class Idempotency:
         for context in call.contexts:
             context.deadline = call.deadline  # what the app asks others for it goes on, too
         permit = Permit(self, name, fingerprint)
-        call.permits = (permit, *call.permits)
+        call.permits.append(permit)
         call.recorder = Recorder(self._max_answer, permit.answered)
         return None
 

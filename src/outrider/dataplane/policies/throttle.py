@@ -47,7 +47,7 @@ class Throttle:
                 f"{call.route.cluster.name} takes only part of the calls; {refused:.0%} are refused here meanwhile",
                 retry_after=1.0,
             )
-        call.permits = (self, *call.permits)
+        call.permits.append(self)
         return None
 
     def observe(self, call: Call, outcome: Outcome) -> None:
