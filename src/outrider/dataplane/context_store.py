@@ -36,7 +36,7 @@ class Context:
         one, other = inbound.correlation_id, trace_id(inbound.traceparent)
         self.ids = (one, other) if one != other else (one,)
         self.deadline = inbound.deadline
-        self.calls: set[Call] = set()
+        self.calls: set[Call] | None = None  # most calls make none of their own
         self._inbound: Call | None = inbound
         self._identity = identity
         self._fields: list[Field] | None = None
@@ -129,9 +129,9 @@ class Keep:
         for context in call.contexts:
             self._store.drop(context)
             context.end()
-            if not context.calls:
+            outbounds, context.calls = context.calls, None
+            if not outbounds:
                 continue
-            outbounds, context.calls = list(context.calls), set()
             for outbound in outbounds:
                 outbound.contexts = tuple(one for one in outbound.contexts if one is not context)
                 left = call.failure is not None and call.failure.kind is Kind.CANCELLED
@@ -166,6 +166,8 @@ class Restore:
             call.fields.append((CRITICAL, CRITICAL, b"false"))
             call.noted[CRITICAL] = b"false"
         for context in contexts:
+            if context.calls is None:
+                context.calls = set()
             context.calls.add(call)
         call.contexts = contexts
         call.permits.append(self)
@@ -173,7 +175,8 @@ class Restore:
 
     def observe(self, call: Call, outcome: Outcome) -> None:
         for context in call.contexts:
-            context.calls.discard(call)
+            if context.calls is not None:
+                context.calls.discard(call)
 
     def _complete(self, call: Call, context: Context) -> None:
         """Add what the app has not said."""

@@ -7,10 +7,10 @@ headers that say who they are.
 
 from __future__ import annotations
 
-import hmac
 import re
 from collections import Counter
 from collections.abc import Sequence
+from hmac import compare_digest
 from typing import TYPE_CHECKING, Final, Protocol
 
 from outrider.dataplane.readings import MOST, readings
@@ -58,22 +58,30 @@ class Proof(Protocol):
 class CallerName:
     """How a caller with the right key is called: text with `{header:NAME}`, which are `headers`."""
 
-    __slots__ = ("_parts", "headers")
+    __slots__ = ("_known", "_only", "_parts", "headers")
 
     def __init__(self, text: str) -> None:
+        self._known: dict[bytes, str] = {}  # where the text is one header, what its values have come to
         parts = VARIABLE.split(text)
         self.headers = tuple(name.removeprefix("header:").lower().encode() for name in parts[1::2])
+        self._only = self.headers[0] if len(self.headers) == 1 else b""
         self._parts = parts
 
     def of(self, call: Call) -> str:
         """The name of this call's caller; `unnamed` if nothing is left of the text."""
         noted = call.noted
+        value = noted.get(self._only)
+        if value is not None and value in self._known:
+            return self._known[value]
         text = self._parts[0]
         for index, name in enumerate(self.headers):
             if name in noted:
                 text += noted[name].strip().decode("latin-1")
             text += self._parts[2 * index + 2]
-        return text or "unnamed"
+        text = text or "unnamed"
+        if value is not None and len(self._known) < _MOST_LINES:
+            self._known[value] = text
+        return text
 
 
 class KeyProof:
@@ -115,7 +123,7 @@ class KeyProof:
             return "", "not_configured"
         matches = 0
         for value, key in self._values:  # all of them: time does not tell either which it was
-            if hmac.compare_digest(value, given):
+            if compare_digest(value, given):
                 matches += 1
                 self.key = key
         return (self._caller.of(call), "") if matches else ("", "wrong_key")
@@ -153,15 +161,17 @@ def _certifies(known: str, name: str) -> bool:
 class Rule:
     """An operation that a caller may use; `caller` may end with `*`."""
 
-    __slots__ = ("_caller", "pattern")
+    __slots__ = ("_any_of", "_caller", "pattern")
 
     def __init__(self, caller: str, match: str) -> None:
         self._caller = caller
+        self._any_of = caller.endswith("*")
         self.pattern = comparable(match)
 
     def allows(self, caller: str, method: bytes, path: bytes) -> bool:
         """Whether this rule lets the caller do that."""
-        return is_named(self._caller, caller) and self.pattern.matches(method, path)
+        named = caller == self._caller or (self._any_of and is_named(self._caller, caller))
+        return named and self.pattern.matches(method, path)
 
 
 class Guard:
