@@ -71,7 +71,7 @@ def _speed(python: str) -> float | None:
     asked = (
         "import sys, ensurepip, timeit; assert sys.version_info >= (3, 11); "
         "print(min(timeit.repeat('for i in range(100): x = (i, i); d[i] = x; f(x)', "
-        "'d = {}\\ndef f(a): return [a]', number=2000, repeat=5)))"
+        "'d = {}\\ndef f(a): return [a]', number=2000, repeat=40)))"
     )
     if not Path(python).exists():
         return None
