@@ -240,6 +240,9 @@ async def test_replicas_remember_together(outrider: Outrider, redis: RedisServer
             meanwhile = await exchange(other.app.ports["inbound.listen"], post("a"))
             assert (meanwhile.status, meanwhile.get("retry-after")) == (409, "1")
             assert (await first).body == b"paid"
+            remembered = one.app.runtime.compiled.idempotency
+            assert remembered is not None
+            await remembered.policy.settle()  # it is written down beside the call
             again = await exchange(other.app.ports["inbound.listen"], post("a"))
             assert (again.status, again.body, again.get("x-receipt")) == (201, b"paid", "r1")
             assert again.get("idempotent-replayed") == "true"
