@@ -203,7 +203,7 @@ class Attempt:
         self.connection = connection
         body = call.body
         # The target cannot answer what it has not got: see `upload_ended`.
-        connection.begin(self, self.due if body is None or body.complete else call.deadline)
+        connection.begin(self, self.due if call.all_here() else call.deadline)
         if connection.settled:
             return  # it has died since it was chosen
         if connection.raw:

@@ -122,9 +122,13 @@ class Call(Request):
         """Whether the request can be sent again: not if more of its body has gone than was kept."""
         return self.body is None or self.body.replayable
 
+    def all_here(self) -> bool:
+        """Whether the app has sent all of the request."""
+        return self.body is None or self.body.complete
+
     def goes_on(self) -> bool:
         """Whether it goes on to its end although its app has left: only if all of the request has come."""
-        return self.unstoppable and (self.body is None or self.body.complete)
+        return self.unstoppable and self.all_here()
 
     def end_by(self, moment: float) -> None:
         """Let it take no longer than until then, in monotonic seconds; also the attempt that is under way."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from outrider.dataplane.attempt import Attempt
 from outrider.dataplane.drive import Drive
-from outrider.dataplane.policies.idempotency_key import KEY
+from outrider.dataplane.policies.retry import under_way_already
 from outrider.dataplane.suspend import suspended
 from outrider.dataplane.timers import NEVER
 from outrider.model.failure import Failure, Kind
@@ -122,8 +122,8 @@ class Race:
 def may_race(call: Call) -> bool:
     """Whether this call may be made twice at the same time: repeatable, all of it here, and nobody has said no."""
     retry = call.route.retry
-    here = call.body is None or call.body.complete
-    return retry.repeatable(call) and not retry.forbidden(call) and here and call.may_repeat() and not call.upgrade
+    sound = call.all_here() and call.may_repeat()
+    return sound and retry.repeatable(call) and not retry.forbidden(call) and not call.upgrade
 
 
 async def race(call: Call, first: Attempt) -> Response | Failure:
@@ -189,7 +189,7 @@ def _good(attempt: Attempt) -> bool:
     result = attempt.result
     if not attempt.admitted or not isinstance(result, Response) or result.outcome is FAILURE:
         return False
-    return not (result.status == 409 and result.retry_after is not None and KEY in attempt.call.noted)
+    return not under_way_already(attempt.call, result)
 
 
 def _own_fault(attempt: Attempt) -> Outcome:

@@ -17,7 +17,7 @@ MOST: Final = 256
 # What makes a path more than one thing: escapes, parameters, other separators, dot segments, doubled slashes, case, and
 # what some readers cut off.
 _PLAIN: Final = re.compile(rb"/|(?:/[a-z0-9_~!$&'()*+,=:@-][a-z0-9._~!$&'()*+,=:@-]*)+/?")
-_QUESTION_MARK: Final = 0x3F
+_QUESTION_MARK: Final = 0x3F  # a number, as in wire.py
 _PARAMETERS: Final = re.compile(rb";[^/]*")
 _SLASHES: Final = re.compile(rb"/{2,}")
 _SPACES: Final = re.compile(rb"[ \t\r\n\x00]+(?=/|\Z)")
@@ -29,7 +29,7 @@ def readings(path: bytes) -> tuple[bytes, ...]:
     has one; never more than MOST."""
     bare = path.partition(b"?")[0] if _QUESTION_MARK in path else path
     if _PLAIN.fullmatch(bare):
-        return (bare.rstrip(b"/") or b"/",) if bare.endswith(b"/") else (bare,)
+        return (bare.rstrip(b"/") or b"/",)
     found = {_comparable(bare)}
     unread = list(found)
     while unread and len(found) < MOST:

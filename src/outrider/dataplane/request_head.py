@@ -26,7 +26,7 @@ _CLIMBS: Final = re.compile(rb"(?:[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?:[/\\;]|%2f|%5c
 _PROTOCOLS: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
 _NEVER_SWITCH: Final = (b"h2c", b"h2", b"http", b"tls")
 _OWS: Final = b" \t"
-_HASH: Final = 0x23
+_HASH: Final = 0x23  # a number, as in wire.py
 _SPECIAL_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
 _MAX_KNOWN_HOSTS: Final = 256
 
@@ -77,6 +77,7 @@ def climbs(path: bytes) -> bool:
 
 def names_other_protocol(target: bytes, head: bytes) -> bool:
     """Whether a request line says RTSP or ICE, which the parser takes for HTTP. `head` is what it was read from."""
+    # `find`, because `in` raises and swallows an exception before it looks for more than one byte.
     if head.find(b" RTSP/") < 0 and head.find(b" ICE/") < 0:
         return False
     return re.search(re.escape(target) + rb" +(?:RTSP|ICE)/", head) is not None

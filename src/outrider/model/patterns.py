@@ -41,7 +41,7 @@ def comparable(match: str) -> PathPattern:
 
 def is_named(pattern: str, name: str) -> bool:
     """Whether a name is the one that is meant, or begins with it where that ends with `*`."""
-    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
+    return name == pattern or (pattern.endswith("*") and name.startswith(pattern[:-1]))
 
 
 class HeaderNames:

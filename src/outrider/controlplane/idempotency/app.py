@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from outrider.dataplane.policies.guard import CALLER_HEADER
-from outrider.dataplane.policies.idempotency import KEY_HEADER, UnknownError, identity_of
+from outrider.dataplane.policies.idempotency import UnknownError, identity_of
+from outrider.dataplane.policies.idempotency_key import KEY
 from outrider.dataplane.readings import MOST, readings
 from outrider.model.messages import HOP_BY_HOP, is_field_value
 from outrider.model.reply import Reply
@@ -77,7 +78,7 @@ class AppLookup:
 def _headers(call: Call, key: bytes) -> list[tuple[str, str]]:
     """Who asks, for whom, and about which operation: two users of one caller may have the same key."""
     headers = [
-        (KEY_HEADER, key.decode("latin-1")),
+        (KEY.decode(), key.decode("latin-1")),
         ("x-outrider-operation", f"{call.method.decode('latin-1')} {call.path.decode('latin-1')}"),
         ("accept-encoding", "identity"),
     ]

@@ -22,35 +22,46 @@ _RENEW_AT: Final = 0.8
 _MOST_TARGETS: Final = 256
 
 
-class Credential:
+class Rotating:
+    """What may be replaced while receivers still want what was there before. `replaced_at` is monotonic seconds,
+    `old_uses` counts calls that only the one before got through; not `ready`: there is none yet."""
+
+    __slots__ = ("_overlap", "_previous_until", "old_uses", "owned", "ready", "replaced_at")
+
+    def __init__(self, header: bytes, overlap: float) -> None:
+        """`overlap` is in seconds."""
+        self._overlap = overlap
+        self._previous_until = 0.0
+        self.owned = frozenset((header.lower(),))
+        self.old_uses = 0
+        self.ready = False
+        self.replaced_at = 0.0
+
+    def has_previous(self, now: float) -> bool:
+        """Whether there is an earlier one that a receiver may still want; `now` is monotonic seconds."""
+        return now < self._previous_until
+
+    def _replaced(self) -> None:
+        self.replaced_at = monotonic()
+        if self._overlap:
+            self._previous_until = self.replaced_at + self._overlap
+
+    def _is_old_wanted(self, attempt: Attempt) -> bool:
+        return attempt.call.with_old_keys and attempt.started < self._previous_until
+
+
+class Credential(Rotating):
     """A header with a secret value. The control plane replaces the value when its source changes. With `prefix`, the
     value is what follows it, e.g. `Bearer `."""
 
-    __slots__ = (
-        "_line",
-        "_name",
-        "_overlap",
-        "_prefix",
-        "_previous",
-        "_previous_until",
-        "old_uses",
-        "owned",
-        "ready",
-        "replaced_at",
-    )
+    __slots__ = ("_line", "_name", "_prefix", "_previous")
 
     def __init__(self, header: str, value: str = "", *, overlap: float = 0.0, prefix: str = "") -> None:
         """`overlap` is in seconds. Without a value nothing is written until there is one."""
         self._name = header.encode()
+        super().__init__(self._name, overlap)
         self._prefix = prefix.encode()
-        self.owned = frozenset((self._name.lower(),))
-        self._overlap = overlap
-        self._line = b""
-        self._previous = b""
-        self._previous_until = 0.0
-        self.old_uses = 0  # calls that only the previous value got through
-        self.ready = False
-        self.replaced_at = 0.0  # monotonic seconds
+        self._line = self._previous = b""
         if value:
             self.replace(value)
 
@@ -61,21 +72,14 @@ class Credential:
         line = b"%b: %b%b\r\n" % (self._name, self._prefix, value.encode())
         if line == self._line:
             return
-        if self._line and self._overlap:
-            self._previous, self._previous_until = self._line, monotonic() + self._overlap
         if self._line:
-            self.replaced_at = monotonic()
+            self._previous = self._line
+            self._replaced()
         self._line = line
         self.ready = True
 
-    def has_previous(self, now: float) -> bool:
-        """Whether there is an earlier value that a receiver may still want; `now` is monotonic seconds."""
-        return now < self._previous_until
-
     def stamp(self, attempt: Attempt) -> bytes:
-        if attempt.call.with_old_keys and attempt.started < self._previous_until:
-            return self._previous
-        return self._line
+        return self._previous if self._is_old_wanted(attempt) else self._line
 
     def __repr__(self) -> str:
         return f"Credential({self._name.decode()}: ***)"
@@ -100,6 +104,10 @@ class _Signer:
         self._clock = clock
         self._kept: dict[str, tuple[float, float, float, bytes]] = {}
 
+    def with_key(self, mint: Mint) -> _Signer:
+        """Such tokens, of another key."""
+        return _Signer(mint, self._audience, self._ttl, self._header, self._clock)
+
     def line(self, target: str) -> bytes:
         """The header for a call to this service."""
         kept = self._kept.get(target)
@@ -117,23 +125,10 @@ class _Signer:
         return line
 
 
-class TokenCredential:
+class TokenCredential(Rotating):
     """A short-lived token per target, minted when needed and kept for most of its life. `ttl` in seconds."""
 
-    __slots__ = (
-        "_audience",
-        "_clock",
-        "_header",
-        "_overlap",
-        "_previous",
-        "_previous_until",
-        "_signer",
-        "_ttl",
-        "old_uses",
-        "owned",
-        "ready",
-        "replaced_at",
-    )
+    __slots__ = ("_previous", "_signer")
 
     def __init__(
         self,
@@ -146,30 +141,15 @@ class TokenCredential:
         clock: Callable[[], float] = time,
     ) -> None:
         """`audience` may contain `{target}`; `overlap` is in seconds."""
-        self._audience = audience
-        self._ttl = ttl
-        self._header = header.encode()
-        self._overlap = overlap
-        self._clock = clock
-        self._signer = self._previous = _Signer(mint, audience, ttl, self._header, clock)
-        self._previous_until = 0.0
-        self.owned = frozenset((self._header.lower(),))
+        super().__init__(header.encode(), overlap)
+        self._signer = self._previous = _Signer(mint, audience, ttl, header.encode(), clock)
         self.ready = True
-        self.replaced_at = 0.0
-        self.old_uses = 0
 
     def replace(self, mint: Mint) -> None:
         """Sign with another key from the next attempt on."""
-        now = monotonic()
-        if self._overlap:
-            self._previous, self._previous_until = self._signer, now + self._overlap
-        self.replaced_at = now
-        self._signer = _Signer(mint, self._audience, self._ttl, self._header, self._clock)
-
-    def has_previous(self, now: float) -> bool:
-        """Whether there is an earlier key that a receiver may still want; `now` is monotonic seconds."""
-        return now < self._previous_until
+        self._previous, self._signer = self._signer, self._signer.with_key(mint)
+        self._replaced()
 
     def stamp(self, attempt: Attempt) -> bytes:
-        old = attempt.call.with_old_keys and attempt.started < self._previous_until
-        return (self._previous if old else self._signer).line(attempt.call.route.cluster.name)
+        signer = self._previous if self._is_old_wanted(attempt) else self._signer
+        return signer.line(attempt.call.route.cluster.name)

@@ -31,7 +31,7 @@ _OTHER_PATHS: Final = frozenset((b"x-original-url", b"x-rewrite-url"))
 _OTHER_METHODS: Final = frozenset((b"x-http-method-override", b"x-http-method", b"x-method-override"))
 # One label of a DNS name.
 _LABEL: Final = re.compile(r"[A-Za-z0-9_-]+")
-_COMMA: Final = 0x2C
+_COMMA: Final = 0x2C  # a number, as in wire.py
 # Callers whose header is kept ready.
 _MOST_LINES: Final = 1024
 # Callers of one key that are counted; those beyond them are counted together.
@@ -121,12 +121,12 @@ class KeyProof:
             return "", "key_twice"
         if not self._values:
             return "", "not_configured"
-        matches = 0
+        proven = False
         for value, key in self._values:  # all of them: time does not tell either which it was
             if compare_digest(value, given):
-                matches += 1
+                proven = True
                 self.key = key
-        return (self._caller.of(call), "") if matches else ("", "wrong_key")
+        return (self._caller.of(call), "") if proven else ("", "wrong_key")
 
 
 class CertificateProof:
@@ -161,17 +161,15 @@ def _certifies(known: str, name: str) -> bool:
 class Rule:
     """An operation that a caller may use; `caller` may end with `*`."""
 
-    __slots__ = ("_any_of", "_caller", "pattern")
+    __slots__ = ("_caller", "pattern")
 
     def __init__(self, caller: str, match: str) -> None:
         self._caller = caller
-        self._any_of = caller.endswith("*")
         self.pattern = comparable(match)
 
     def allows(self, caller: str, method: bytes, path: bytes) -> bool:
         """Whether this rule lets the caller do that."""
-        named = caller == self._caller or (self._any_of and is_named(self._caller, caller))
-        return named and self.pattern.matches(method, path)
+        return is_named(self._caller, caller) and self.pattern.matches(method, path)
 
 
 class Guard:
@@ -224,7 +222,9 @@ class Guard:
             paths = readings(call.path)
             if len(paths) >= MOST:
                 return self._refuse(call, Kind.BAD_REQUEST, "path_ambiguous", "the path can be read in too many ways")
-            protected = protected or self._is_protected(call.method, paths)
+            protected = protected or any(
+                pattern.matches(call.method, path) for pattern in self._protected for path in paths
+            )
         caller, require, reason = self._proven(call)
         if not caller:
             self._unidentify(call)
@@ -236,13 +236,13 @@ class Guard:
         self.proven += 1
         if not protected:
             return None
-        for name in require:
-            if name not in call.noted or name in call.nominated or not call.noted[name].strip():
-                detail = f"missing headers: {', '.join(_missing(call, require))}"
-                return self._refuse(call, Kind.UNIDENTIFIED, "not_identified", detail)
-        if self._rules is not None:
+        missing = [name.decode() for name in require if name in call.nominated or not call.noted.get(name, b"").strip()]
+        if missing:
+            return self._refuse(call, Kind.UNIDENTIFIED, "not_identified", f"missing headers: {', '.join(missing)}")
+        rules = self._rules
+        if rules is not None:
             for path in paths:
-                if not self._is_allowed(caller, call.method, path):
+                if not any(rule.allows(caller, call.method, path) for rule in rules):
                     return self._refuse(call, Kind.FORBIDDEN, "not_allowed", f"{caller} may not do that")
         return None
 
@@ -261,12 +261,6 @@ class Guard:
         if len(self._lines) < _MOST_LINES:
             self._lines[caller] = line
         return line
-
-    def _is_protected(self, method: bytes, paths: tuple[bytes, ...]) -> bool:
-        return any(pattern.matches(method, path) for pattern in self._protected for path in paths)
-
-    def _is_allowed(self, caller: str, method: bytes, path: bytes) -> bool:
-        return self._rules is None or any(rule.allows(caller, method, path) for rule in self._rules)
 
     def _proven(self, call: Call) -> tuple[str, tuple[bytes, ...], str]:
         """Who calls, and what else must be there; or why nobody knows."""
@@ -304,7 +298,3 @@ class Guard:
         taken = frozenset(lower for lower, _, _ in call.fields if self._identity.have(lower))
         if taken:
             call.nominated = call.nominated | taken
-
-
-def _missing(call: Call, require: tuple[bytes, ...]) -> list[str]:
-    return [name.decode() for name in require if name in call.nominated or not call.noted.get(name, b"").strip()]

@@ -38,6 +38,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _KEYED: Final = frozenset((b"POST", b"PATCH"))
 _LONGEST_KEY: Final = 255
+# What becomes of keyed calls.
+_COUNTED: Final = (
+    "executed",
+    "replayed",
+    "in_progress",
+    "mismatch",
+    "lost",
+    "unavailable",
+    "recovered",
+    "repeated",
+)
 # Answers below 500 that ask for another try: kept, they would be given to that one, too.
 _LATER: Final = frozenset((401, 408, 409, 425, 429))
 # What says on whose behalf a call is made, beside the headers the configuration calls identity.
@@ -46,7 +57,6 @@ _NOT_IDENTITY: Final = frozenset((b"baggage", b"tracestate"))
 _COME_BACK: Final = 1.0  # seconds
 # Seconds before the app is asked about a lost call, which may still be on its way through the kernel.
 _ON_ITS_WAY: Final = 0.5
-KEY_HEADER: Final = "Idempotency-Key"
 # Seconds between two tries to write down how a call ended, and how many ends may wait for that.
 _WRITE_AGAIN: Final = (0.1, 5.0)
 _MOST_UNWRITTEN: Final = 200
@@ -123,8 +133,7 @@ class Idempotency:
         self._repeat = repeat
         self._lookup = lookup
         self._jobs: set[asyncio.Task[None]] = set()
-        self.counts = {"executed": 0, "replayed": 0, "in_progress": 0, "mismatch": 0, "lost": 0, "unavailable": 0}
-        self.counts |= {"recovered": 0, "repeated": 0}
+        self.counts = dict.fromkeys(_COUNTED, 0)
 
     def admit(self, call: Call) -> Failure | Awaitable[Failure | Reply | None] | None:
         """Ask the store about a keyed call; everything else passes."""

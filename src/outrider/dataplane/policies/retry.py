@@ -17,6 +17,7 @@ from time import time
 from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.policies.budget import RetryBudget
+from outrider.dataplane.policies.idempotency_key import KEY
 from outrider.model.failure import Failure, Kind, Phase
 from outrider.model.messages import Response
 
@@ -73,9 +74,9 @@ class Retry:
             return True
         return (
             self.by_key
-            and bool(call.noted.get(b"idempotency-key", b"").strip())
-            and b"idempotency-key" not in call.nominated
-            and b"idempotency-key" not in call.route.owned
+            and bool(call.noted.get(KEY, b"").strip())
+            and KEY not in call.nominated
+            and KEY not in call.route.owned
         )
 
     def holds(self, call: Call) -> bool:
@@ -85,7 +86,8 @@ class Retry:
             self.max_retries > 0
             and call.method not in IDEMPOTENT
             and self.repeatable(call)
-            and (call.body is None or (call.body.complete and call.body.replayable))
+            and call.all_here()
+            and call.may_repeat()
             and self.forbidden(call) is None
         )
 
@@ -139,8 +141,8 @@ class Retry:
             return "401" if rotated and not call.with_old_keys else None
         if status == 409:
             # The key of an earlier try of ours may still be worked on: its answer will be there soon.
-            asked = parse_retry_after(result.retry_after) is not None and attempt.call.noted.get(b"idempotency-key")
-            return "409" if asked and (attempt.number > 1 or attempt.resent) else None
+            ours = attempt.number > 1 or attempt.resent
+            return "409" if ours and under_way_already(attempt.call, result) else None
         return str(status) if status in self.on_status else None
 
     def _refusal(self, call: Call, attempt: Attempt) -> str | None:
@@ -181,6 +183,11 @@ class Retry:
 def again(attempt: bytes | None) -> bool:
     """Whether `x-outrider-attempt`, as the app received and passed it on, says that its own caller already retries."""
     return attempt is not None and attempt.strip() not in (b"", b"0", b"1")
+
+
+def under_way_already(call: Call, response: Response) -> bool:
+    """Whether a target says of a keyed call that it is at it, and when to come back for the answer."""
+    return response.status == 409 and KEY in call.noted and parse_retry_after(response.retry_after) is not None
 
 
 def asked_pause(response: Response) -> float | None:
