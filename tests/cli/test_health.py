@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from outrider.cli.health import main
+from tests.servers import free_port
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nready\n"
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 9\r\n\r\ndraining\n"
@@ -33,12 +34,6 @@ def answering(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
         thread.start()
         yield f"127.0.0.1:{server.getsockname()[1]}", asked
         thread.join(5)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def test_ready(capsys: pytest.CaptureFixture[str]) -> None:

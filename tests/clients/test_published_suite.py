@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
@@ -22,6 +21,7 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.clients.conftest import running
+from tests.servers import free_port
 
 PUBLISHED = Path(__file__).parent / "published"
 PATIENCE = 50
@@ -170,12 +170,6 @@ class Run:
     def told(self, test: str) -> str:
         """What pytest said at the end, as far as it is about a test."""
         return "\n".join(line for line in self._log.read_text().splitlines() if test.rpartition("::")[2] in line)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
 
 
 CONFIG = """

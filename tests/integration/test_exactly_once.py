@@ -10,7 +10,6 @@ import asyncio
 import os
 import random
 import signal
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,6 +21,7 @@ from tests.integration import harness
 from tests.integration.conftest import Outrider
 from tests.integration.harness import Answer, Exchange, Sidecar, Target, exchange, request, response
 from tests.integration.processes import Process, running
+from tests.servers import free_port
 
 POSTS = int(os.environ.get("OUTRIDER_POSTS", "0"))
 
@@ -197,11 +197,6 @@ async def test_through_a_bad_network_between_guard_and_app(outrider: Outrider, t
 
 
 ASK = "after_crash: ask, ask: '/bookings/{key}'"
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 @asynccontextmanager

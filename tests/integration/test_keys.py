@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from time import time
 
@@ -27,6 +30,7 @@ from tests.integration.harness import (
 )
 from tests.integration.load import under_load
 
+NOBODY_ELSE = "services: { other: 'http://127.0.0.1:9' }\n"
 OLD, NEW = "old-key-0123456789abcdef0123456789", "new-key-0123456789abcdef0123456789"
 
 
@@ -72,88 +76,69 @@ async def test_a_receiver_that_is_late_gets_the_old_key(outrider: Outrider, tmp_
             assert len(target.seen) == 6
 
 
+@dataclass
+class Rotation:
+    """What a caller sends and what its guard takes: three files, and calls that go on while these change."""
+
+    sent: Path
+    taken: Path
+    next_: Path
+
+    @classmethod
+    def beginning(cls, folder: Path, next_: str) -> Rotation:
+        """Both sides have the old key; the guard has room for another one."""
+        made = cls(*(folder / name for name in ("sent", "taken", "next")))
+        for file, value in ((made.sent, OLD), (made.taken, OLD), (made.next_, next_)):
+            file.write_text(value)
+        return made
+
+    @asynccontextmanager
+    async def through(self, outrider: Outrider, accept: str, credential: str) -> AsyncIterator[tuple[Sidecar, Sidecar]]:
+        """A guard and its caller, whose keys have changed one after the other, in either order: not one call fails."""
+        text = f"service: user\ninbound: {{ listen: 127.0.0.1:0, app: '%s', accept: [{accept}] }}\n"
+        async with Target(plain()) as app, outrider(text % app.url + NOBODY_ELSE) as receiver:
+            url = f"http://127.0.0.1:{receiver.app.ports['inbound.listen']}"
+            text = f"credentials: {{ k: {credential} }}\n"
+            text += f"services: {{ user: {{ url: '{url}', auth: k, retry: false }} }}"
+            async with outrider(text) as caller:
+                async with under_load(caller.port, 8, lambda number: get("/user/x")) as tally:
+                    for file, value, who in (
+                        (self.next_, NEW, receiver),  # the guard takes both
+                        (self.sent, NEW, caller),
+                        (self.taken, NEW, receiver),  # the old one is gone
+                        (self.sent, OLD, caller),  # too early: the guard does not know it any more
+                        (self.sent, NEW, caller),
+                    ):
+                        before = tally.count
+                        file.write_text(value)
+                        await rotate(who)
+                        await eventually(lambda before=before: tally.count > before + 40, "calls go on")
+                assert tally.broken == 0
+                assert set(tally.statuses()) == {200}
+                yield receiver, caller
+
+
 async def test_rotating_every_key_under_load_fails_no_call(outrider: Outrider, tmp_path: Path) -> None:
     """Sender and guard change their keys one after the other, in either order, while calls go on: not one 401."""
-    sent, taken, next_ = (tmp_path / name for name in ("sent", "taken", "next"))
-    for file, value in ((sent, OLD), (taken, OLD), (next_, "")):
-        file.write_text(value)
-    guard = f"""
-inbound:
-  listen: 127.0.0.1:0
-  app: '%s'
-  accept: [ {{ header: x-api-key, values: ['${{file:{taken}}}', '${{file:{next_}:-}}'] }} ]
-services: {{ other: 'http://127.0.0.1:9' }}
-"""
-    async with Target(plain()) as app, outrider(guard % app.url) as receiver:
-        port = receiver.app.ports["inbound.listen"]
-        text = f"credentials: {{ k: {{ header: x-api-key, value: '${{file:{sent}}}' }} }}\n"
-        text += f"services: {{ user: {{ url: 'http://127.0.0.1:{port}', auth: k, retry: false }} }}"
-        (tmp_path / "caller").mkdir()
-        async with outrider(text) as caller:
-            statuses: list[int] = []
-            stop = asyncio.Event()
-
-            async def load() -> None:
-                while not stop.is_set():
-                    statuses.append((await exchange(caller.port, get("/user/x"))).status)
-
-            running = [asyncio.create_task(load()) for _ in range(8)]
-            for file, value, who in (
-                (next_, NEW, receiver),  # the guard takes both
-                (sent, NEW, caller),
-                (taken, NEW, receiver),  # the old one is gone
-                (sent, OLD, caller),  # too early: the guard does not know it any more
-                (sent, NEW, caller),
-            ):
-                before = len(statuses)
-                file.write_text(value)
-                await rotate(who)
-                await eventually(lambda before=before: len(statuses) > before + 40, "calls go on")
-            stop.set()
-            await asyncio.gather(*running)
+    files = Rotation.beginning(tmp_path, "")
+    accept = f"{{ header: x-api-key, values: ['${{file:{files.taken}}}', '${{file:{files.next_}:-}}'] }}"
+    credential = f"{{ header: x-api-key, value: '${{file:{files.sent}}}' }}"
+    async with files.through(outrider, accept, credential) as (receiver, _):
         shown = await rotate(receiver)
         assert shown["inbound.accept[0].values[0]"]["shown_by"] == ["booking"]
         metrics = (await exchange(receiver.app.ports["telemetry.listen"], get("/metrics"))).body.decode()
         assert 'outrider_guard_key_uses_total{caller="booking",key="inbound.accept[0].values[1]"}' in metrics
-    assert set(statuses) == {200}
 
 
 async def test_rotating_the_secret_of_tokens_fails_no_call(outrider: Outrider, tmp_path: Path) -> None:
     """Sender and guard change the secret that signs tokens one after the other, in either order: not one 401."""
-    sent, taken, next_ = (tmp_path / name for name in ("sent", "taken", "next"))
-    for file, value in ((sent, OLD), (taken, OLD), (next_, "nobody-signs-with-this-0123456789abcdef")):
-        file.write_text(value)
+    files = Rotation.beginning(tmp_path, "nobody-signs-with-this-0123456789abcdef")
     accept = ", ".join(
-        f"{{ jwt: {{ alg: HS256, key: '${{file:{file}}}', audience: user }} }}" for file in (taken, next_)
+        f"{{ jwt: {{ alg: HS256, key: '${{file:{file}}}', audience: user }} }}" for file in (files.taken, files.next_)
     )
-    guard = f"""
-service: user
-inbound:
-  listen: 127.0.0.1:0
-  app: '%s'
-  accept: [ {accept} ]
-services: {{ other: 'http://127.0.0.1:9' }}
-"""
-    async with Target(plain()) as app, outrider(guard % app.url) as receiver:
-        port = receiver.app.ports["inbound.listen"]
-        text = f"credentials: {{ k: {{ jwt: {{ alg: HS256, key: '${{file:{sent}}}' }} }} }}\n"
-        text += f"services: {{ user: {{ url: 'http://127.0.0.1:{port}', auth: k, retry: false }} }}"
-        (tmp_path / "caller").mkdir()
-        async with outrider(text) as caller:
-            async with under_load(caller.port, 8, lambda number: get("/user/x")) as tally:
-                for file, value, who in (
-                    (next_, NEW, receiver),  # the guard takes both
-                    (sent, NEW, caller),
-                    (taken, NEW, receiver),  # the old one is gone
-                    (sent, OLD, caller),  # too early: the guard does not know it any more
-                    (sent, NEW, caller),
-                ):
-                    file.write_text(value)
-                    await rotate(who)
-                    await asyncio.sleep(0.1)
-            assert tally.failed == 0
-            assert tally.count > 100
-            assert (await rotate(caller))["k"]["old_uses"] > 0
+    credential = f"{{ jwt: {{ alg: HS256, key: '${{file:{files.sent}}}' }} }}"
+    async with files.through(outrider, accept, credential) as (_, caller):
+        assert (await rotate(caller))["k"]["old_uses"] > 0
 
 
 async def test_tokens_are_checked_with_a_key_set(outrider: Outrider, tmp_path: Path) -> None:

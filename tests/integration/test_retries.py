@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from time import monotonic
 
 import pytest
@@ -27,15 +26,11 @@ from tests.integration.harness import (
     response,
     silent,
 )
+from tests.servers import free_port
 
 
 def config(url: str, more: str = "") -> str:
     return f"services:\n  user:\n    url: '{url}'\n    circuit_breaker: false\n    " + more
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 QUICK = "retry: { backoff: 1ms..5ms }"

@@ -1,8 +1,17 @@
-"""What a URL says about where to connect."""
+"""What a URL says about where to connect, and what it must not say to everybody."""
 
 from __future__ import annotations
 
+import re
+from typing import Final
 from urllib.parse import SplitResult
+
+_USERINFO: Final = re.compile(r"(?<=://)[^/@\s]+@")
+
+
+def without_userinfo(text: str) -> str:
+    """Text with the names and passwords of its URLs hidden."""
+    return _USERINFO.sub("***@", text)
 
 
 def port_of(parts: SplitResult) -> int:

@@ -24,10 +24,10 @@ from outrider.controlplane.admin.orders import add_orders, shown
 from outrider.controlplane.runtime import Runtime
 from outrider.dataplane.cluster import Cluster
 from outrider.dataplane.policies.breaker import Breaker
+from outrider.model.addresses import without_userinfo
 
 _OUR_HOSTS = frozenset(("127.0.0.1", "localhost", "[::1]", "::1"))
 _SECRET_KEYS = frozenset(("value", "token", "key", "password", "secret"))
-_USERINFO = re.compile(r"(?<=://)[^/@\s]+@")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -146,7 +146,7 @@ def redacted(document: Document, redact: list[str]) -> dict[str, Any]:
             or (path[:2] == ("inbound", "accept") and ("values" in path or last == "key"))
         ):
             return "***"
-        return _USERINFO.sub("***@", value) if isinstance(value, str) else value
+        return without_userinfo(value) if isinstance(value, str) else value
 
     provenance = {
         dotted(path): str(mark)

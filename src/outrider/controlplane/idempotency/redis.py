@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import secrets
 import socket
 from collections.abc import Awaitable, Callable
@@ -25,8 +24,10 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as NotConnectedError
 from redis.exceptions import RedisError
 
+from outrider.controlplane.idempotency.fields import as_text, from_text
 from outrider.dataplane.policies.idempotency import Entry, StoreError
 from outrider.dataplane.timers import TO_THE_END
+from outrider.model.addresses import without_userinfo
 
 log = logging.getLogger("outrider")
 T = TypeVar("T")
@@ -34,7 +35,6 @@ T = TypeVar("T")
 _ALIVE_EVERY: Final = 3.0
 _ALIVE_FOR: Final = 15.0  # seconds without a sign after which a guard is taken for dead
 _MOST_UNDONE: Final = 10_000
-_USERINFO: Final = re.compile(r"//[^/@]*@")
 
 # Whether an entry that is not done has this token. Every script may run twice, when the connection breaks before its
 # answer has come: so none of them touches an entry with another token than it has been told.
@@ -80,7 +80,7 @@ class RedisStore:
     """`ttl` and `timeout` (of one exchange with Redis) in seconds. Services do not see each other's keys."""
 
     def __init__(self, url: str, service: str, ttl: float, timeout: float, clock: Callable[[], float] = time) -> None:
-        self._shown = _USERINFO.sub("//***@", url).partition("?")[0]  # there may be a password in the query, too
+        self._shown = without_userinfo(url).partition("?")[0]  # there may be a password in the query, too
         self._prefix = f"outrider:idempotency:{service}:"
         self._ttl = round(ttl * 1000)
         self._longest = round(max(ttl, TO_THE_END) * 1000)
@@ -208,7 +208,7 @@ class RedisStore:
             first, second, body = written.split(b"\n", 2)
             state, token = first[:1], first[2:].decode()
             known = json.loads(second)
-            headers = tuple((one.encode("latin-1"), value.encode("latin-1")) for one, value in known["headers"])
+            headers = from_text(known["headers"])
             fingerprint = bytes.fromhex(known["fingerprint"])
             since, status = float(known["since"]), int(known["status"])
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -218,6 +218,10 @@ class RedisStore:
 
 
 def _written(state: bytes, token: str, entry: Entry, now: float) -> bytes:
-    headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in entry.headers]
-    facts = {"fingerprint": entry.fingerprint.hex(), "since": now, "status": entry.status, "headers": headers}
+    facts = {
+        "fingerprint": entry.fingerprint.hex(),
+        "since": now,
+        "status": entry.status,
+        "headers": as_text(entry.headers),
+    }
     return b"%b %b\n%b\n%b" % (state, token.encode(), json.dumps(facts).encode(), entry.body)

@@ -19,6 +19,7 @@ from pathlib import Path
 from time import time
 from typing import TypeVar
 
+from outrider.controlplane.idempotency.fields import as_text, from_text
 from outrider.dataplane.policies.idempotency import Entry, StoreError
 from outrider.dataplane.timers import TO_THE_END
 
@@ -96,7 +97,7 @@ class SqliteStore:
     async def _do(self, work: Callable[[], T]) -> T:
         try:
             result = await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except (sqlite3.Error, OSError, RuntimeError, ValueError, TypeError) as error:
+        except (sqlite3.Error, OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise self._failed(error) from None
         self._complained = ""
         return result
@@ -172,14 +173,14 @@ class SqliteStore:
         if row is None:
             return None
         fingerprint, state, owner, status, lines, body, since = row
-        headers = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in json.loads(lines))
+        headers = from_text(json.loads(lines))
         lost = state == _LOST or (state == _RUNNING and not self._alive(owner))
         token = f"{owner} {since}"
         return Entry(bytes(fingerprint), state == _DONE, lost, status, headers, bytes(body), since, token)
 
     def _finish(self, key: bytes, entry: Entry) -> None:
         """Write the end of a call over its beginning: ours, or the lost one whose token the entry has."""
-        headers = json.dumps([(name.decode("latin-1"), value.decode("latin-1")) for name, value in entry.headers])
+        headers = json.dumps(as_text(entry.headers))
         now = self._clock()
         state = _LOST if entry.lost else _DONE
         owner, _, since = entry.token.partition(" ")
