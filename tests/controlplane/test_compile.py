@@ -421,8 +421,10 @@ def test_ramp_and_wait(tmp_path: Path) -> None:
 
 def test_limits(tmp_path: Path) -> None:
     """Limits arrive in bytes and seconds."""
-    limits = compiled(tmp_path, f"limits: {{body_bytes: 1KiB, header_timeout: 2s, headers: 7}}\n{USER}").limits
-    assert (limits.body_bytes, limits.header_timeout, limits.headers, limits.replay_bytes) == (1024, 2.0, 7, 65536)
+    made = compiled(tmp_path, f"limits: {{body_bytes: 1KiB, header_timeout: 2s, headers: 7}}\n{USER}")
+    limits = made.limits
+    assert (limits.header_timeout, limits.headers, limits.replay_bytes) == (2.0, 7, 65536)
+    assert [route.max_body for route in made.routes] == [1024]
 
 
 def test_unusable_secret(tmp_path: Path) -> None:

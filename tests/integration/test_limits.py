@@ -152,6 +152,75 @@ async def test_a_body_declared_too_large_is_refused(outrider: Outrider, expect: 
     assert target.seen == []
 
 
+async def test_bodies_stream_without_a_limit_unless_one_is_set(outrider: Outrider) -> None:
+    """An upload of more than 10 MiB passes by default, in both framings."""
+    body = b"x" * (10 * 1024 * 1024 + 1)
+    text = "services:\n  user: '{}'"
+    async with Target(plain()) as target, outrider(text.format(target.url)) as proxy:
+        assert (await exchange(proxy.port, request("POST", "/user/x", body))).status == 200
+        data = request("POST", "/user/x", None, "Transfer-Encoding: chunked") + chunked(body)
+        assert (await exchange(proxy.port, data)).status == 200
+    assert [len(seen.body) for seen in target.seen] == [len(body)] * 2
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_a_refused_body_is_told_the_sizes_and_counted_for_its_route(outrider: Outrider, framing: str) -> None:
+    """The 413 names the size, the limit and the key, and is counted for the service and route that were called."""
+    if framing == "length":
+        data, size = request("POST", "/user/upload", b"x" * 2000), "2000 bytes"
+    else:
+        data = request("POST", "/user/upload", None, "Transfer-Encoding: chunked") + chunked(b"x" * 2000)
+        size = "2000 bytes so far"
+    text = "limits: {{ body_bytes: 1KiB }}\nservices:\n  user: {{ url: '{}', routes: [ {{ match: POST /upload }} ] }}"
+    async with Target(plain()) as target, outrider(text.format(target.url)) as proxy:
+        answer = await exchange(proxy.port, data)
+        counted = {
+            (route.stats.service, route.stats.route): dict(route.stats.requests)
+            for route in proxy.app.runtime.all_routes()
+            if route.stats.requests
+        }
+    assert answer.status == 413
+    assert f"the request body has {size}; limits.body_bytes allows 1024".encode() in answer.body
+    assert counted == {("user", "POST /upload"): {(b"POST", 413, "rejected"): 1}}
+
+
+@pytest.mark.parametrize(
+    ("limits", "largest"),
+    [
+        pytest.param("", {"proven": None, "unproven": 10 * 1024 * 1024}, id="left out"),
+        pytest.param("limits: { body_bytes: 1KiB }", {"proven": 1024, "unproven": 1024}, id="for all listeners"),
+        pytest.param("inbound.body_bytes: 2KiB", {"proven": 2048, "unproven": 2048}, id="for the guard"),
+        pytest.param("inbound.body_bytes: false", {"proven": None, "unproven": None}, id="switched off"),
+    ],
+)
+async def test_the_guard_bounds_what_unproven_callers_send(
+    outrider: Outrider, limits: str, largest: dict[str, int | None]
+) -> None:
+    """By default a caller that has proven itself may send bodies of any size through the guard, another one 10 MiB; a
+    limit that is set holds for both."""
+    own = limits.removeprefix("inbound.") if limits.startswith("inbound.") else ""
+    inbound = (
+        "inbound: {{ listen: '127.0.0.1:0', app: '{}', protect: [/internal], {} "
+        "accept: [ {{ header: x-api-key, values: [a-key-of-some-length] }} ] }}"
+    )
+    async with Target(plain()) as app:
+        text = f"services: {{ user: '{app.url}' }}\n" + inbound.format(app.url, f"{own}," if own else "")
+        async with outrider(f"{text}\n{limits}" if not own else text) as proxy:
+            port = proxy.app.ports["inbound.listen"]
+            for who, lines in {"proven": ["x-api-key: a-key-of-some-length"], "unproven": []}.items():
+                most = largest[who]
+                size = most if most is not None else 10 * 1024 * 1024 + 1
+                assert (await exchange(port, request("POST", "/x", b"x" * size, *lines))).status == 200, who
+                if most is not None:
+                    declared = await exchange(port, request("POST", "/x", b"x" * (most + 1), *lines))
+                    head = request("POST", "/x", None, "Transfer-Encoding: chunked", *lines)
+                    grown = await exchange(port, head + chunked(b"x" * (most + 1)))
+                    assert (declared.status, grown.status) == (413, 413), who
+                    told = f"inbound.body_bytes allows {most}".encode()
+                    assert told in declared.body
+                    assert told in grown.body
+
+
 async def test_a_body_of_exactly_the_limit_passes(outrider: Outrider) -> None:
     """The limit itself is allowed, in both framings."""
     body = b"x" * 1024

@@ -135,6 +135,9 @@ class Inbound(Base):
     calls on its behalf."""
     rate_limit: Annotated[InboundRate, BeforeValidator(checks.rate_limit)] | None = None
     """At most so many calls in a time."""
+    body_bytes: Size | Switch | None = None
+    """Largest request body. Default: `limits.body_bytes`, and where that is left out, too, 10MiB for callers that have
+    not proven themselves, and no limit for others. `false`: no limit for any caller."""
     max_in_flight: Annotated[
         Annotated[Whole, Field(ge=1)] | Literal["adaptive"] | Switch | None, BeforeValidator(checks.limit)
     ] = None
@@ -502,8 +505,8 @@ class Limits(Base):
     """Largest head of a request or of an answer."""
     headers: Annotated[Whole, Field(ge=1)] = 100
     """Most fields in a head."""
-    body_bytes: Size = 10 * 1024 * 1024
-    """Largest request body."""
+    body_bytes: Size | Switch | None = None
+    """Largest request body. Default: no limit, because bodies are passed on as they come."""
     replay_bytes: Size = 64 * 1024
     """How much of a request body is kept for another attempt."""
     downstream_connections: Annotated[Whole, Field(ge=1)] = 1024

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 from outrider.config.resolve import Effective, EffectiveRoute, EffectiveService, Resolved
@@ -14,7 +14,14 @@ from outrider.config.tls import other_proofs
 from outrider.controlplane.certificates import Certificates
 from outrider.controlplane.credentials import minter
 from outrider.controlplane.endpoints import Discovered, EndpointMaker
-from outrider.controlplane.inbound import Guarded, Remembered, compile_guard, compile_idempotency
+from outrider.controlplane.inbound import (
+    Guarded,
+    Remembered,
+    compile_guard,
+    compile_idempotency,
+    max_bodies,
+    no_larger_than,
+)
 from outrider.controlplane.limits import concurrency, rate_limit
 from outrider.dataplane.balance import HASH
 from outrider.dataplane.cluster import Cluster, Endpoint
@@ -137,7 +144,7 @@ class _Compiler:
 
     def _limits(self) -> Limits:
         limits = self._config.limits
-        return Limits(**{name: getattr(limits, name) for name in type(limits).model_fields})
+        return Limits(**{one.name: getattr(limits, one.name) for one in fields(Limits)})
 
     def _credentials(self) -> dict[str, Credential | TokenCredential]:
         made: dict[str, Credential | TokenCredential] = {}
@@ -230,6 +237,7 @@ class _Compiler:
             attempt_timeout=NEVER,
             connect_timeout=_APP_CONNECT,
             inbound=True,
+            max_body=max_bodies(self._config)[0],
             owned=owned_by(stamps),
         )
         self._out.routes.append(route)
@@ -331,6 +339,7 @@ class _Compiler:
             credentials=tuple(parts.credentials),
             hedge=_hedge(policy),
             critical=policy.critical,
+            max_body=no_larger_than(self._config.limits.body_bytes),
             owned=owned_by(stamps),
         )
         self._out.routes.append(made)

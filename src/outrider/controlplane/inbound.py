@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,24 @@ from outrider.model.patterns import comparable
 
 if TYPE_CHECKING:
     from outrider.controlplane.idempotency.redis import RedisStore
+
+
+# Bytes that a caller who has proven nothing may send, where the configuration says nothing about bodies.
+_UNPROVEN_BODY = 10 * 1024 * 1024
+
+
+def max_bodies(config: Config) -> tuple[int, int]:
+    """Bytes that the body of an inbound call may have: of any, and of one whose caller has not proven itself."""
+    inbound = config.inbound
+    asked = inbound.body_bytes if inbound is not None and inbound.body_bytes is not None else config.limits.body_bytes
+    if asked is None:
+        return sys.maxsize, _UNPROVEN_BODY
+    return no_larger_than(asked), no_larger_than(asked)
+
+
+def no_larger_than(asked: int | None) -> int:
+    """A limit in bytes; without one (`false`, or left out), a number that nothing reaches."""
+    return sys.maxsize if asked is None or asked is False else asked
 
 
 @dataclass(slots=True)
@@ -54,7 +73,15 @@ def compile_guard(config: Config, inbound: Inbound) -> Guarded:
             proofs.append(CertificateProof(accept.certificate, f"{name}.certificate"))
     rules = None if inbound.allow is None else [Rule(rule.caller, rule.match) for rule in inbound.allow]
     several = len(proofs) > 1 or any(len(accept.values) > 1 for accept in inbound.accept)
-    guard = Guard(proofs, protect=inbound.protect, rules=rules, identity=inbound.identity, several_keys=several)
+    _, max_unproven_body = max_bodies(config)
+    guard = Guard(
+        proofs,
+        protect=inbound.protect,
+        rules=rules,
+        identity=inbound.identity,
+        several_keys=several,
+        max_unproven_body=max_unproven_body,
+    )
     return Guarded(guard, noted, keys, key_sets, tokens)
 
 

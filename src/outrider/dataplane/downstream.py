@@ -35,7 +35,7 @@ from outrider.dataplane.wire import (
     status_line,
     without,
 )
-from outrider.model.failure import Failure, Kind
+from outrider.model.failure import Failure, Kind, body_too_large
 from outrider.model.messages import Response
 from outrider.model.reply import Reply, rescue
 
@@ -585,10 +585,12 @@ class Downstream:
             self._deaf = True
         if failure is not None:
             call.keep_alive = False
+            call.route = self.proxy.no_route
         else:
             match = self.proxy.table.resolve(call, self._dedicated)
             if isinstance(match, Failure):
                 failure = match
+                call.route = self.proxy.no_route
             else:
                 service, call.path, call.prefix = match
                 call.route = service.route_for(call.method, call.path) if service.declared else service.default
@@ -598,9 +600,8 @@ class Downstream:
                     failure = self._may_switch(call)
         if failure is not None:
             call.aborted = failure
-            call.route = self.proxy.no_route
         if call.length or call.chunked:
-            call.body = RequestBody(self, self.proxy.limits.replay_bytes, call.chunked)
+            self._expect_body(call)
         self._queue.append(call)
 
     def on_body(self, piece: bytes) -> None:
@@ -608,9 +609,9 @@ class Downstream:
         if call is not None and call.body is not None:
             call.body.feed(piece)
             self._stray_bytes = 0
-            if call.body.size > self.proxy.limits.body_bytes and call.aborted is None:
+            if call.body.size > call.body.max_size and call.aborted is None:
                 self.proxy.stats.reached["body_bytes"] += 1
-                call.aborted = Failure(Kind.BODY_TOO_LARGE, "the request body exceeds limits.body_bytes")
+                call.aborted = body_too_large(call.body.size, call.body.max_size, call.route.inbound, complete=False)
                 self._oversize = True
 
     def on_message_complete(self) -> None:
@@ -620,6 +621,14 @@ class Downstream:
             call.body.finish()
 
     # ---------------------------------------------------------------- reading requests
+
+    def _expect_body(self, call: Call) -> None:
+        """A body follows the head, if it is not declared larger than its route allows."""
+        limits, route = self.proxy.limits, call.route
+        call.body = RequestBody(self, limits.replay_bytes, call.chunked, route.max_body)
+        if call.length is not None and call.length > route.max_body and call.aborted is None:
+            self.proxy.stats.reached["body_bytes"] += 1
+            call.aborted = body_too_large(call.length, route.max_body, route.inbound)
 
     def _may_switch(self, call: Call) -> Failure | None:
         """Whether this request may leave HTTP behind; if so, nothing after it is read as a request."""

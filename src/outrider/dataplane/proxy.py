@@ -52,7 +52,6 @@ class Limits:
 
     header_bytes: int = 64 * 1024
     headers: int = 100
-    body_bytes: int = 10 * 1024 * 1024
     replay_bytes: int = 64 * 1024
     downstream_connections: int = 1024
     downstream_requests: int = 1_000_000

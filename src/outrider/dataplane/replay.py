@@ -7,6 +7,7 @@ cannot be retried. In the manner of Linkerd's ReplayBody.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -33,7 +34,8 @@ class Sink(Protocol):
 
 
 class RequestBody:
-    """One request body. `limit` (bytes) bounds what is kept for replay; `size` is what has arrived so far."""
+    """One request body. `limit` (bytes) bounds what is kept for replay, `max_size` what may come at all; `size` is what
+    has arrived so far."""
 
     __slots__ = (
         "announced",
@@ -41,6 +43,7 @@ class RequestBody:
         "complete",
         "kept",
         "limit",
+        "max_size",
         "paused",
         "pending",
         "replayable",
@@ -51,9 +54,10 @@ class RequestBody:
         "whole_or_too_large",
     )
 
-    def __init__(self, source: Source, limit: int, chunked: bool) -> None:
+    def __init__(self, source: Source, limit: int, chunked: bool, max_size: int = sys.maxsize) -> None:
         self.source = source
         self.limit = limit
+        self.max_size = max_size
         self.chunked = chunked
         self.kept: list[bytes] = []
         self.pending: list[bytes] = []

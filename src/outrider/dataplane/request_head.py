@@ -163,9 +163,6 @@ def _check_framing(call: Call, noted: dict[bytes, bytes], proxy: Proxy) -> Failu
         if not length.isdigit():
             return Failure(Kind.BAD_REQUEST, "Content-Length is not a number")
         call.length = int(length)
-        if call.length > proxy.limits.body_bytes:
-            proxy.stats.reached["body_bytes"] += 1
-            return Failure(Kind.BODY_TOO_LARGE, "the request body exceeds limits.body_bytes")
     if b"te" in noted and call.minor and b"te" in call.nominated:
         call.trailers = b"trailers" in _tokens(noted[b"te"].lower())
     if b"expect" in noted and call.minor and (call.chunked or call.length):

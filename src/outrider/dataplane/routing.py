@@ -6,6 +6,7 @@ The path is never normalised: what the app wrote is what the target gets, so no 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -37,7 +38,7 @@ class Route:
     `policies` are admitted in order and observed in reverse; `breaker` and `stamps` act on every attempt.
     `owned` are the header names this route writes, lower case. `upgrade` lets an app switch to another protocol,
     `allow_connect` lets it CONNECT to an endpoint. `inbound`: it leads to our own app. `critical` is None where nothing
-    is said. Timeouts are in seconds.
+    is said. `max_body` bounds request bodies, in bytes. Timeouts are in seconds.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Route:
     hedge: Hedge | None = None
     critical: bool | None = None
     inbound: bool = False
+    max_body: int = sys.maxsize
     owned: frozenset[bytes] = REQUEST_OWNED
     timing_name: bytes = b""
 

@@ -142,3 +142,11 @@ class Failure:
     def outcome(self) -> Outcome:
         """What it says about the target."""
         return self.kind.outcome
+
+
+def body_too_large(size: int, limit: int, inbound: bool, *, complete: bool = True) -> Failure:
+    """A request body of `size` bytes where `limit` are allowed. Without `complete`, `size` is only what has come so
+    far."""
+    has = f"has {size} bytes" if complete else f"has {size} bytes so far"
+    key = "inbound.body_bytes" if inbound else "limits.body_bytes"
+    return Failure(Kind.BODY_TOO_LARGE, f"the request body {has}; {key} allows {limit}")

@@ -8,13 +8,14 @@ headers that say who they are.
 from __future__ import annotations
 
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Final, Protocol
 
 from outrider.dataplane.readings import MOST, readings
-from outrider.model.failure import Failure, Kind
+from outrider.model.failure import Failure, Kind, body_too_large
 from outrider.model.messages import is_field_value
 from outrider.model.outcome import Outcome
 from outrider.model.patterns import HeaderNames, comparable, is_named
@@ -181,6 +182,7 @@ class Guard:
         "_counts_keys",
         "_identity",
         "_lines",
+        "_max_unproven_body",
         "_proofs",
         "_protected",
         "_rules",
@@ -199,9 +201,11 @@ class Guard:
         rules: Sequence[Rule] | None = None,
         identity: Sequence[str] = (),
         several_keys: bool = False,
+        max_unproven_body: int = sys.maxsize,
     ) -> None:
         """`protect` are path patterns, `rules` None where any proven caller may do anything. `identity` are names of
-        headers, or beginnings with `*`, that say who somebody is: from the unproven they are taken off."""
+        headers, or beginnings with `*`, that say who somebody is: from the unproven they are taken off. A caller that
+        has not proven itself may send at most `max_unproven_body` bytes."""
         self._proofs = tuple(proofs)
         self._protected = tuple(comparable(f"* {path}") for path in protect)
         self._all_protected = any(pattern.any_path for pattern in self._protected)
@@ -214,6 +218,7 @@ class Guard:
         self.key_uses: dict[str, dict[str, int]] = {}  # by key, then by caller
         self._counts_keys = several_keys
         self.proven = self.public = 0
+        self._max_unproven_body = max_unproven_body
 
     def admit(self, call: Call) -> Failure | None:
         paths: tuple[bytes, ...] = ()
@@ -231,7 +236,7 @@ class Guard:
             if protected:
                 return self._refuse(call, Kind.UNAUTHENTICATED, reason, "the caller is not authenticated")
             self.public += 1
-            return None
+            return self._bound_body(call) if call.body is not None else None
         call.caller = caller
         self.proven += 1
         if not protected:
@@ -292,6 +297,19 @@ class Guard:
         claimed = call.noted.get(b"x-service-name", b"")[:_SHOWN].decode("latin-1")
         call.note(f"guard: {reason}; the caller {f'claims to be {claimed!r}' if claimed else 'gives no name'}")
         return Failure(kind, detail)
+
+    def _bound_body(self, call: Call) -> Failure | None:
+        """The limit for bodies of callers that have not proven themselves; the failure if this one is over it."""
+        limit, body = self._max_unproven_body, call.body
+        if body is None or limit >= body.max_size:
+            return None
+        body.max_size = limit  # holds for what is still to come
+        declared = call.length is not None
+        size = call.length if call.length is not None else body.size
+        if size <= limit:
+            return None
+        call.downstream.proxy.stats.reached["body_bytes"] += 1
+        return body_too_large(size, limit, inbound=True, complete=declared)
 
     def _unidentify(self, call: Call) -> None:
         """Take off what only a proven caller may say about itself or a user."""
