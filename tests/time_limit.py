@@ -1,8 +1,9 @@
 """A test may fail; it never hangs. Every phase of a test (set-up, call, tear-down) has a limit in seconds.
 
-At the limit the phase is interrupted where it stands, and the stacks of all threads are printed. Code on an event loop is
-interrupted by cancelling its tasks, because uvloop passes exceptions of signal handlers to its exception handler instead
-of raising them. A phase that ignores that, or blocks outside the interpreter, ends the whole run a little later.
+At the limit the phase is interrupted where it stands, and the stacks of all threads are printed. Code on an event loop
+is interrupted by cancelling its tasks, because uvloop passes exceptions of signal handlers to its exception handler
+instead of raising them. A phase that ignores that, or blocks outside the interpreter, ends the whole run a little
+later.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class TimeLimitError(Exception):
 
 @contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Interrupt the block after `seconds`, and raise TimeLimitError. Works in the main thread only; does nothing elsewhere."""
+    """Interrupt the block after `seconds`, and raise TimeLimitError. Does nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
