@@ -259,6 +259,7 @@ class Target:
         self.port = port
         self.tls = tls
         self.seen: list[Seen] = []
+        self.lost: list[str] = []  # methods of requests that an action took without a trace in `seen`
         self.connections = 0
         self.closed = 0
         self.busy = 0
@@ -299,6 +300,12 @@ class Target:
         for writer in list(self._writers):
             with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as sock:
                 sock.shutdown(socket.SHUT_WR)
+
+    def shut_down_idle(self) -> None:
+        """End every connection in both directions: what arrives from now on is met with a reset."""
+        for writer in list(self._writers):
+            with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as sock:
+                sock.shutdown(socket.SHUT_RDWR)
 
     def bodies(self) -> list[bytes]:
         """The bodies of all requests."""

@@ -425,6 +425,19 @@ async def test_the_guard_itself_repeats_nothing(outrider: Outrider, tmp_path: Pa
         assert [seen.get("idempotency-key") for seen in app.seen] == ["a", "b"]
 
 
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+async def test_the_guard_sends_no_request_twice(outrider: Outrider, tmp_path: Path, method: str) -> None:
+    """Not even one of an idempotent method: what a broken kept connection has taken may have been executed, and the
+    attempts that are counted are those that the app has seen."""
+    async with Target([plain(), reset_unanswered, plain()]) as app:
+        async with outrider(guard(app, tmp_path / "k.db")) as proxy:
+            inbound = proxy.app.ports["inbound.listen"]
+            assert (await exchange(inbound, get("/x"))).status == 200
+            assert (await exchange(inbound, request(method, "/x"))).status == 502
+            stats = next(one.stats for one in proxy.app.runtime.compiled.clusters if one.name == "_app")
+            assert sum(stats.attempts.values()) == len(app.seen) == 2
+
+
 async def test_the_app_hears_who_asks_and_for_whom(outrider: Outrider, tmp_path: Path) -> None:
     """Two users of one caller may have the same key. What one of them is answered says nothing to the next one, and
     nothing comes back that the caller could not read."""

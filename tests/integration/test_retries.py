@@ -9,6 +9,7 @@ import pytest
 
 from tests.integration.conftest import Outrider
 from tests.integration.harness import (
+    Action,
     BrokenError,
     Client,
     Exchange,
@@ -244,24 +245,103 @@ async def test_a_retry_after_beyond_the_deadline_is_passed_on(outrider: Outrider
     assert took < 0.5
 
 
+async def answer_then_reset_the_next(one: Exchange) -> None:
+    """Answer, read the next request on the same connection, and reset it."""
+    await one.body()
+    await one.send(response())
+    try:
+        head = await one.reader.readuntil(b"\r\n\r\n")
+    except asyncio.IncompleteReadError:
+        return one.close()  # the test is over
+    one.target.lost.append(head.split(b" ", 1)[0].decode())
+    return one.reset()
+
+
+def lossy(*then: Action) -> Target:
+    """A target that loses the second request on its first connection; `lost` are the methods of such requests."""
+    return Target([answer_then_reset_the_next, *then])
+
+
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
-async def test_a_stale_connection_is_replaced_silently(outrider: Outrider, method: str) -> None:
-    """A kept connection that the target has closed is not the app's problem, and not an attempt."""
+@pytest.mark.parametrize(("more", "line"), [("retry: false", "x-a: b"), (QUICK, "x-outrider-retry: off")])
+async def test_a_request_is_not_sent_twice_where_retries_are_off(
+    outrider: Outrider, method: str, more: str, line: str
+) -> None:
+    """A kept connection that breaks after it has taken the request may have delivered it: without retries, that is
+    the end of the call."""
+    async with lossy(plain()) as target, outrider(config(target.url, more)) as proxy, Client(proxy.port) as client:
+        await client.call(get("/user/warm"))
+        answer = await client.call(request(method, "/user/x", None, line))
+        stats = proxy.app.runtime.compiled.clusters[0].stats
+        await eventually(lambda: sum(stats.attempts.values()) == 2, "both attempts counted")
+    assert (answer.status, answer.get("x-outrider-attempts")) == (502, "1")
+    assert (target.lost, len(target.seen), target.connections) == ([method], 1, 1)
 
-    async def answer_then_reset_the_next(exchange_: object) -> None:
-        await exchange_.body()
-        await exchange_.send(response())
-        await exchange_.reader.readuntil(b"\r\n\r\n")
-        exchange_.reset()
 
-    async with Target([answer_then_reset_the_next, plain(200, b"fresh")]) as target:
-        async with outrider(config(target.url, "retry: false")) as proxy, Client(proxy.port) as client:
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE"])
+async def test_a_retry_after_a_broken_kept_connection_is_one(outrider: Outrider, method: str) -> None:
+    """Where retries are allowed, the request is sent again at once on a fresh connection: as attempt 2, from the
+    budget, and counted."""
+    slow_retries = "retry: { backoff: 5s..5s }"
+    async with lossy(plain(200, b"fresh")) as target, outrider(config(target.url, slow_retries)) as proxy:
+        async with Client(proxy.port) as client:
             await client.call(get("/user/warm"))
             answer = await client.call(request(method, "/user/x"))
-            connects = dict(proxy.app.runtime.compiled.clusters[0].stats.connects)
+        route = proxy.app.runtime.compiled.routes[0]
+        stats = route.cluster.stats
+        assert (answer.status, answer.body, answer.get("x-outrider-attempts")) == (200, b"fresh", "2")
+        assert (target.lost, target.seen[-1].get("x-outrider-attempt")) == ([method], "2")
+        assert dict(stats.retries) == {"reset": 1}
+        assert dict(stats.attempts) == {200: 2, "connection-reset": 1}
+        assert dict(stats.connects) == {"ok": 2}
+        assert proxy.outcomes() == {"ok": 1, "retried": 1}
+
+
+async def test_without_budget_a_broken_kept_connection_ends_the_call(outrider: Outrider) -> None:
+    """The replacement of a kept connection costs the budget like any other retry."""
+    more = "retry: { backoff: 1ms..5ms, budget: 0% }"
+    script = [answer_then_reset_the_next] * 8
+    async with Target(script) as target, outrider(config(target.url, more)) as proxy, Client(proxy.port) as client:
+        statuses = [(await client.call(get("/user/x"))).status for _ in range(10)]
+        stats = proxy.app.runtime.compiled.clusters[0].stats
+        assert sum(stats.retries.values()) == 3  # the reserve of a second
+        assert stats.suppressed["budget"] >= 1
+        assert sum(stats.attempts.values()) == 10 + sum(stats.retries.values())
+        assert len(target.seen) + len(target.lost) == sum(stats.attempts.values())
+    assert 502 in statuses
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE"])
+async def test_a_stale_connection_is_replaced_silently(outrider: Outrider, method: str) -> None:
+    """A kept connection that the target had ended before the request reached it is not the app's problem, and not an
+    attempt: the target has not got anything, whatever the method."""
+    async with Target(plain(200, b"fresh")) as target:
+        async with outrider(config(target.url, "retry: false")) as proxy, Client(proxy.port) as client:
+            await client.call(get("/user/warm"))
+            route = proxy.app.runtime.compiled.routes[0]
+            route.stamps = (*route.stamps, _CloseMeanwhile(target))
+            answer = await client.call(request(method, "/user/x", b"charge"))
+            stats = route.cluster.stats
+            assert dict(stats.connects) == {"ok": 2, "stale": 1}
+            assert (dict(stats.attempts), dict(stats.retries)) == ({200: 2}, {})
     assert (answer.status, answer.body, answer.get("x-outrider-attempts")) == (200, b"fresh", "1")
-    assert target.connections == 2
-    assert connects == {"ok": 2, "stale": 1}
+    assert (len(target.seen), target.seen[-1].get("x-outrider-attempt")) == (2, "1")
+
+
+class _CloseMeanwhile:
+    """Ends the idle connections of a target, once, between the last look at them and the moment a request is sent."""
+
+    owned: frozenset[bytes] = frozenset()
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._closed = False
+
+    def stamp(self, attempt: object) -> bytes:
+        if not self._closed:
+            self._closed = True
+            self._target.shut_down_idle()
+        return b""
 
 
 async def test_a_post_never_takes_a_connection_that_has_closed(outrider: Outrider) -> None:
@@ -278,20 +358,54 @@ async def test_a_post_never_takes_a_connection_that_has_closed(outrider: Outride
 
 async def test_a_post_lost_on_a_reused_connection_is_not_repeated(outrider: Outrider) -> None:
     """A target that closes just as the POST arrives may have acted on it: the app must decide."""
+    async with lossy(plain()) as target, outrider(config(target.url, QUICK)) as proxy, Client(proxy.port) as client:
+        await client.call(get("/user/warm"))
+        answer = await client.call(request("POST", "/user/x", b"charge"))
+    assert answer.status == 502
+    assert (target.lost, len(target.seen)) == (["POST"], 1)
 
-    async def answer_then_reset_the_next(exchange_: object) -> None:
-        await exchange_.body()
-        await exchange_.send(response())
-        head = await exchange_.reader.readuntil(b"\r\n\r\n")
-        assert head.startswith(b"POST ")
-        exchange_.reset()
 
-    async with Target([answer_then_reset_the_next, plain()]) as target:
+async def answer_then_408(one: Exchange) -> None:
+    """Answer, and meet the next request on the same connection with a 408 (RFC 9110 §15.5.9)."""
+    await one.body()
+    await one.send(response())
+    await one.reader.readuntil(b"\r\n\r\n")
+    await one.send(response(408, b"tired", "Connection: close"))
+    one.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "line", "status", "attempts"),
+    [
+        ("GET", "x-a: b", 200, "2"),
+        ("DELETE", "x-a: b", 200, "2"),
+        ("POST", "x-a: b", 408, "1"),
+        ("POST", "Idempotency-Key: k", 200, "2"),
+        ("GET", "x-outrider-retry: off", 408, "1"),
+    ],
+)
+async def test_a_408_on_a_kept_connection_is_tried_once_more(
+    outrider: Outrider, method: str, line: str, status: int, attempts: str
+) -> None:
+    """A target that gives a kept connection up with 408 gets the request once more on a fresh one, where retries are
+    allowed (RFC 9110 §15.5.9)."""
+    async with Target([answer_then_408, plain(200, b"fresh")]) as target:
         async with outrider(config(target.url, QUICK)) as proxy, Client(proxy.port) as client:
             await client.call(get("/user/warm"))
-            answer = await client.call(request("POST", "/user/x", b"charge"))
-    assert answer.status == 502
-    assert len(target.seen) == 1
+            answer = await client.call(request(method, "/user/x", None, line))
+            stats = proxy.app.runtime.compiled.clusters[0].stats
+            assert stats.retries["408"] == int(attempts) - 1
+    assert (answer.status, answer.get("x-outrider-attempts")) == (status, attempts)
+    assert target.connections == int(attempts)
+
+
+async def test_a_408_on_a_fresh_connection_is_the_answer(outrider: Outrider) -> None:
+    """The target has seen this very request: what it says is for the app. And one fresh try is enough."""
+    async with Target([answer_then_408, plain(408)]) as target:
+        async with outrider(config(target.url, QUICK)) as proxy, Client(proxy.port) as client:
+            await client.call(get("/user/warm"))
+            answer = await client.call(get("/user/x"))
+            assert (answer.status, answer.get("x-outrider-attempts"), target.connections) == (408, "2", 2)
 
 
 async def test_posts_through_resets_are_executed_at_most_once(outrider: Outrider) -> None:

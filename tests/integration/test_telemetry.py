@@ -370,6 +370,25 @@ async def test_a_call_the_app_gave_up_is_logged_as_499(outrider: Outrider, caplo
         "DC",
         ["the app hung up"],
     )
+    assert line["attempts"] == 1
+
+
+async def test_a_refused_retry_is_told_and_not_counted_as_one(
+    outrider: Outrider, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`retries_total` counts what was sent again; a retry that the breaker refuses is a suppressed one, and the log
+    does not end with the wait for it."""
+    caplog.set_level(logging.DEBUG, "outrider")
+    more = "{ retry: { backoff: 80ms..80ms }, circuit_breaker: { consecutive_failures: 2, open_for: 5s..5s } }"
+    text = f"services: {{ user: {{ url: 'URL', {more[1:-1]} }} }}"
+    async with Target(plain(503)) as target, outrider(text.replace("URL", target.url)) as proxy:
+        route = proxy.app.runtime.compiled.routes[0]
+        route.retry.jitter = lambda least, most: most
+        await asyncio.gather(*(exchange(proxy.port, get("/user/x")) for _ in range(2)))
+        stats = route.cluster.stats
+        counted = sum(stats.retries.values()), sum(stats.attempts.values()), stats.suppressed["circuit_open"]
+        assert counted == (len(target.seen) - 2, len(target.seen), 2)
+    assert [line["why"][-1] for line in calls(caplog)] == ["no retry: circuit_open"] * 2
 
 
 @pytest.mark.parametrize(("access", "lines"), [("none", 0), ("errors", 1), ("all", 3), ("0%", 1), ("100%", 3)])

@@ -76,7 +76,15 @@ def test_what_may_be_tried_again_counts_as_failure(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [Kind.CONNECT_REFUSED, Kind.UNREACHABLE, Kind.DNS, Kind.CONNECT_TIMEOUT, Kind.TLS_CERTIFICATE]
+    "kind",
+    [
+        Kind.CONNECT_REFUSED,
+        Kind.UNREACHABLE,
+        Kind.DNS,
+        Kind.CONNECT_TIMEOUT,
+        Kind.TLS_CERTIFICATE,
+        Kind.CLOSED_UNSENT,
+    ],
 )
 def test_nothing_was_sent(kind: Kind) -> None:
     """Failing to connect is the phase in which nothing was sent."""

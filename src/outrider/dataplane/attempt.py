@@ -40,23 +40,24 @@ class Attempt:
         "generation",
         "number",
         "probe",
-        "resent",
+        "reason",
         "result",
         "resume",
         "sent",
         "started",
     )
 
-    def __init__(self, call: Call, number: int, started: float) -> None:
+    def __init__(self, call: Call, number: int, started: float, reason: str = "") -> None:
+        """`reason` is the metric label of why this is not the first attempt of the call, empty if it is."""
         self.call = call
         self.number = number
+        self.reason = reason
         self.started = self.sent = self.answered = started
         due = started + call.route.attempt_timeout
         self.due = due if due < call.deadline else call.deadline
         self.endpoint: Endpoint | None = None
         self.connection: Upstream | None = None
         self.generation = -1  # the breaker's at admission; -1 when it is not to be told (any more)
-        self.resent = False  # a kept connection had died, and may have delivered it all the same
         self.probe = False  # it is to find out about an endpoint in doubt
         self.excused = False  # it failed where others stand ready: the service as a whole has not
         self.resume: Callable[[], None] = call.downstream.resume_call  # wakes whoever runs this
@@ -65,8 +66,8 @@ class Attempt:
         self._sealed = False
 
     async def run(self) -> Response | Failure:
-        """Make the attempt. The result also stands in `result`; nothing is retried here, except that a reused
-        connection which turns out to be dead is replaced once by a fresh one."""
+        """Make the attempt. The result also stands in `result`. Nothing is sent twice here: a kept connection that
+        turns out to be closed is replaced by a fresh one only if the target provably has not got the request."""
         call = self.call
         route = call.route
         breaker = route.breaker
@@ -74,6 +75,8 @@ class Attempt:
             self.result = refusal
             return refusal
         self.admitted = True
+        if self.reason:
+            route.cluster.stats.retries[self.reason] += 1
         endpoint = self.endpoint = route.cluster.pick(call, self.started)
         if endpoint is None:
             self.result = Failure(Kind.NO_ENDPOINT, f"no endpoint of {route.cluster.shown} is available")
@@ -82,9 +85,12 @@ class Attempt:
             route.cluster.probe_given = False
             self.probe = True
         endpoint.in_flight += 1
+        if call.method == b"CONNECT" or (self.reason in _ON_A_FRESH_CONNECTION and endpoint in call.tried):
+            connection = None
+        else:
+            connection = endpoint.pool.lease()
         call.tried += (endpoint,)
 
-        connection = endpoint.pool.lease() if call.method != b"CONNECT" else None
         while True:
             if connection is None:
                 dialled = await self._dial(endpoint)
@@ -96,11 +102,10 @@ class Attempt:
             if not connection.settled:
                 await suspended()
             self.result = connection.failure or connection.response
-            if connection.failure is None or not self._was_stale(connection.failure):
+            if not connection.reused or not self._was_stale(connection, self.result):
                 break
             endpoint.stats.connects["stale"] += 1
             connection.end(self.started)
-            self.resent = True
             connection = self.connection = None  # and only a reused one can be stale
             self.result = _NOT_YET
         self.answered = monotonic()
@@ -120,6 +125,11 @@ class Attempt:
     def unsent(self) -> bool:
         """Whether provably nothing of the request reached the target."""
         return unsent(self.result)
+
+    @property
+    def on_kept_connection(self) -> bool:
+        """Whether it was sent on a connection that earlier exchanges had used. Asked before the attempt is sealed."""
+        return self.connection is not None and self.connection.reused
 
     @property
     def refused(self) -> bool:
@@ -224,16 +234,14 @@ class Attempt:
         if self.connection is not None:
             self.connection.rearm(min(monotonic() + self.call.route.attempt_timeout, self.call.deadline))
 
-    def _was_stale(self, failure: Failure) -> bool:
-        """A kept-alive connection that the target had already closed, and a request that may be sent again."""
-        call = self.call
-        return (
-            failure.kind is Kind.RESET
-            and self.connection is not None
-            and self.connection.reused
-            and call.route.retry.repeatable(call)
-            and call.may_repeat()
-        )
+    def _was_stale(self, connection: Upstream, result: Response | Failure) -> bool:
+        """Whether the target had given this kept connection up before the request reached it, be it with a 408 as a
+        last word (RFC 9110 §15.5.9), and the request is still here as a whole."""
+        if isinstance(result, Failure):
+            given_up = result.kind is Kind.CLOSED_UNSENT
+        else:
+            given_up = result.status == 408 and connection.untouched()
+        return given_up and self.call.may_repeat()
 
 
 def _hang_up(dialling: Task[Upstream | Failure]) -> None:
@@ -242,4 +250,6 @@ def _hang_up(dialling: Task[Upstream | Failure]) -> None:
         connection.close()
 
 
+# Reasons for a retry after which no other kept connection to the same endpoint is trusted.
+_ON_A_FRESH_CONNECTION: Final = frozenset(("reset", "408"))
 _NOT_YET: Final = Failure(Kind.CANCELLED, "the attempt was given up before it ended")

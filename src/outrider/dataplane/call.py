@@ -222,8 +222,9 @@ async def first_good(call: Call) -> Response | Failure:
     started = call.started if not call.paused and call.attempt is None else monotonic()
     latest: Response | None = None  # the latest answer of a target, should later attempts not even get that far
     found_open = 0.0  # when the circuit was first found open
+    reason = ""  # why there is another attempt, as a metric label
     while True:
-        attempt = call.attempt = Attempt(call, call.attempts - earlier + 1, started)
+        attempt = call.attempt = Attempt(call, call.attempts - earlier + 1, started, reason)
         if route.hedge is None:
             result = await attempt.run()
         else:
@@ -234,9 +235,7 @@ async def first_good(call: Call) -> Response | Failure:
                 found_open = found_open or started
                 started = monotonic()
                 continue
-            result = latest or result
-            result.tried_enough = call.attempts > earlier
-            return result
+            return refused_attempt(call, attempt, latest, retried=call.attempts > earlier)
         call.attempts += 1
         call.waited += attempt.answered - started
         if isinstance(result, Response) and (
@@ -248,15 +247,16 @@ async def first_good(call: Call) -> Response | Failure:
 
         decision = retry.decide(call, attempt, attempt.answered)
         if decision.wait is None:
-            if decision.reason != "not_needed":
+            if decision.reason != "not_needed" or call.history is not None:
                 describe(call, attempt)
+            if decision.reason != "not_needed":
                 call.note(f"no retry: {decision.reason}")
                 stats.suppressed[decision.reason] += 1
             if decision.reason in TRIED_ENOUGH:
                 result.tried_enough = True  # whoever called us must not start all over again
             return result
         describe(call, attempt)
-        stats.retries[decision.reason] += 1
+        reason = decision.reason
         attempt.seal(result.outcome)
         if isinstance(result, Response) and result.complete:
             latest = result
@@ -265,6 +265,17 @@ async def first_good(call: Call) -> Response | Failure:
             await asyncio.sleep(decision.wait)
         started = monotonic()
         call.paused += started - attempt.answered
+
+
+def refused_attempt(call: Call, attempt: Attempt, latest: Response | None, retried: bool) -> Response | Failure:
+    """What the app is to get when the breaker has refused an attempt: the `latest` answer of the target if there is
+    one, else the refusal. `retried`: the refused one would have been a retry, which the metrics count as suppressed."""
+    result: Response | Failure = latest or attempt.result
+    result.tried_enough = retried
+    if retried:
+        call.note("no retry: circuit_open")
+        call.route.cluster.stats.suppressed["circuit_open"] += 1
+    return result
 
 
 async def worth_another_look(call: Call, attempt: Attempt, found_open: float) -> bool:
@@ -479,14 +490,19 @@ def account_for_the_rest(call: Call) -> None:
         call.waited = now - call.started - call.paused
     elif call.attempt is not None and call.attempt.unfinished:
         call.waited += now - call.attempt.started
+        if call.attempt.admitted:
+            call.attempts += 1
+            if call.history is not None:
+                describe(call, call.attempt, "given up", now)
 
 
-def describe(call: Call, attempt: Attempt) -> None:
-    """One sentence on how an attempt ended."""
+def describe(call: Call, attempt: Attempt, how: str = "", now: float = 0.0) -> None:
+    """One sentence on how an attempt ended; `how` and when if it was cut short."""
     result = attempt.result
-    what = str(result.status) if isinstance(result, Response) else result.detail
+    what = how or (str(result.status) if isinstance(result, Response) else result.detail)
     where = f" at {attempt.endpoint.name}" if attempt.endpoint is not None else ""
-    call.note(f"try {attempt.number}{where}: {what} after {attempt.latency * 1000:.0f} ms")
+    seconds = (now or attempt.answered) - attempt.started
+    call.note(f"try {attempt.number}{where}: {what} after {seconds * 1000:.0f} ms")
 
 
 def finish(call: Call, outcome: Outcome) -> None:

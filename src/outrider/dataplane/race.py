@@ -163,6 +163,8 @@ async def race(call: Call, first: Attempt) -> Response | Failure:
             hedge.learn(first.latency)
         elif first.unfinished and winner is not None:
             hedge.learn(monotonic() - first.started)  # it would have taken even longer
+        if winner is None:  # the call was cancelled, which counts its latest attempt itself
+            call.attempts += sum(one.attempt.admitted for one in this.runners if one.attempt is not call.attempt)
         this.stop(winner)
 
 
@@ -176,9 +178,8 @@ def _enter_another(call: Call, this: Race, delay: float) -> bool:
     if retry.budget is not None and not retry.budget.withdraw(now):
         call.route.cluster.stats.suppressed["budget"] += 1
         return False
-    attempt = call.attempt = Attempt(call, this.runners[0].attempt.number + len(this.runners), now)
+    attempt = call.attempt = Attempt(call, this.runners[0].attempt.number + len(this.runners), now, "hedge")
     call.note(f"no answer within {delay * 1000:.0f} ms: try {attempt.number} beside it")
-    call.route.cluster.stats.retries["hedge"] += 1
     this.enter(attempt)
     return True
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import httptools
 
+from outrider.dataplane.kernel import unacknowledged
 from outrider.dataplane.timers import NEVER, Timers
 from outrider.dataplane.tls import refused_our_certificate
 from outrider.dataplane.tunnel import Tunnel
@@ -37,6 +38,7 @@ _STATUS_AT: Final = 9
 _LONGEST_LENGTH: Final = 19
 # Seconds by which an answer that waits in the kernel may be read too late, when the event loop is busy.
 _OUR_LATENESS: Final = 0.25
+_CLOSED_UNSENT: Final = "the target closed the connection before the request reached it"
 _NO_ANSWER: Final = {
     Kind.DEADLINE: "the call's timeout passed before the target answered",
     Kind.ATTEMPT_TIMEOUT: "the target did not answer within attempt_timeout",
@@ -68,6 +70,7 @@ class Upstream:
         "_closing",
         "_collected",
         "_counted",
+        "_descriptor",
         "_endpoint",
         "_feed_size",
         "_head_bytes",
@@ -89,6 +92,7 @@ class Upstream:
         "_tls",
         "_transport",
         "_tunnel",
+        "_written",
         "alive",
         "attempt",
         "due",
@@ -110,6 +114,7 @@ class Upstream:
         self._tls = endpoint.tls if not raw else None
         self._transport: Transport = cast(Transport, None)
         self._poll: Callable[[int], list[tuple[int, int]]] | None = None
+        self._descriptor = -1
         self._parser: Any = httptools.HttpResponseParser(self)
         self.alive = False
         self._counted = False
@@ -123,6 +128,7 @@ class Upstream:
         self.failure: Failure | None = None
         self.settled = False  # there is news for the call: a head, the end of the body, or a failure
         self.write_paused = False
+        self._written = 0  # bytes of the request that we have tried to send
         self._received = False  # whether any byte of an answer has come
         self._begun = False  # whether a head is under way
         self._seam = b""  # the end of its latest piece
@@ -152,7 +158,7 @@ class Upstream:
         self.failure = None
         self.settled = self._received = self._begun = self._head_done = self._closing = False
         self._nominated = NO_NAMES
-        self._head_bytes = self._stray_bytes = 0
+        self._head_bytes = self._stray_bytes = self._written = 0
         self._seam = b""
         self.due = due
         if due < self.wake:
@@ -161,11 +167,12 @@ class Upstream:
             if self._refusal:
                 self._fail(Kind.TLS_ALERT, self._refusal)
             else:
-                self._fail(Kind.RESET, "the target closed the connection without answering")
+                self._fail(Kind.CLOSED_UNSENT, _CLOSED_UNSENT)
             self.settled = True
 
     def write(self, data: bytes) -> None:
         """Send request bytes."""
+        self._written += len(data)
         self._transport.write(data)
 
     def rearm(self, due: float) -> None:
@@ -229,6 +236,12 @@ class Upstream:
         if self._transport is not None:
             self._transport.abort()
 
+    def untouched(self) -> bool:
+        """Whether the target has provably not acted on this exchange's request: it has ended the connection, and until
+        then its kernel had not acknowledged a single byte. Only an orderly end proves that: the FIN carries an
+        acknowledgement of everything that came before it, a reset does not. With TLS, bytes cannot be compared."""
+        return self._tls is None and unacknowledged(self._descriptor) >= self._written
+
     def disturbed(self) -> bool:
         """Ask the kernel whether the target has closed, or sent bytes nobody asked for, while we were idle."""
         return self._poll is not None and bool(self._poll(0))
@@ -282,7 +295,8 @@ class Upstream:
         sock = transport.get_extra_info("socket")
         if sock is not None:
             poller = select.poll()
-            poller.register(sock.fileno(), select.POLLIN | select.POLLRDHUP)
+            self._descriptor = sock.fileno()
+            poller.register(self._descriptor, select.POLLIN | select.POLLRDHUP)
             self._poll = poller.poll
 
     def counted(self) -> None:
@@ -334,6 +348,9 @@ class Upstream:
         response = self.response
         if self.attempt is not None and self._head_done and response.length is None and not response.chunked:
             response.complete = True  # the body ends with the connection (RFC 9112 §6.3, rule 8)
+            self._settle()
+        elif self.attempt is not None and not self._received and self.untouched():
+            self._fail(Kind.CLOSED_UNSENT, _CLOSED_UNSENT)
             self._settle()
         else:
             self._broken("closed the connection")

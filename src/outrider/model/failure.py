@@ -75,6 +75,9 @@ class Kind(Enum):
                   Phase.CONNECT, FAILURE)  # fmt: skip
     RESET = ("connection-reset", 502, "connection_terminated", "Connection broken", Origin.NETWORK, "UC",
              Phase.RESET, FAILURE)  # fmt: skip
+    # Closed in an orderly way before anything of the request had reached the target's kernel.
+    CLOSED_UNSENT = ("connection-reset", 502, "connection_terminated", "Connection broken", Origin.NETWORK, "UC",
+                     Phase.CONNECT, FAILURE)  # fmt: skip
     INVALID_RESPONSE = ("invalid-response", 502, "http_protocol_error", "Invalid answer from the target",
                         Origin.TARGET, "UPE", Phase.RESET, FAILURE)  # fmt: skip
     RESPONSE_HEAD_TOO_LARGE = ("invalid-response", 502, "http_response_header_section_size",

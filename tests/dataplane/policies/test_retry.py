@@ -32,6 +32,7 @@ UNSENT = [
     Kind.TLS_CERTIFICATE,
     Kind.TLS_ALERT,
     Kind.TLS_FAILED,
+    Kind.CLOSED_UNSENT,
 ]
 SENT = [Kind.RESET, Kind.INVALID_RESPONSE, Kind.RESPONSE_HEAD_TOO_LARGE, Kind.INCOMPLETE, Kind.ATTEMPT_TIMEOUT]
 FINAL = [kind for kind in Kind if kind not in UNSENT + SENT]

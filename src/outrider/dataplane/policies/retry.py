@@ -29,7 +29,7 @@ IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b
 RETRY_HEADER: Final = b"x-outrider-retry"
 ATTEMPT_HEADER: Final = b"x-outrider-attempt"
 # Answers about the request that another try may yet turn into a good one.
-MAYBE_LATER: Final = frozenset((401, 409, 429))
+MAYBE_LATER: Final = frozenset((401, 408, 409, 429))
 # Why a call is given up that must not be tried again by whoever called us either: otherwise every hop of a chain
 # multiplies the load on its end.
 TRIED_ENOUGH: Final = frozenset(("exhausted", "budget", "is_retry", "tried_below", "circuit_open"))
@@ -117,7 +117,9 @@ class Retry:
         refusal = self._refusal(call, attempt)
         if refusal is not None:
             return Decision(None, refusal)
-        wait = self._pause(attempt.number, attempt.result)
+        # On a kept connection these say more about the connection than about the target: a fresh one is tried at once.
+        at_once = attempt.on_kept_connection and (cause == "408" or is_reset(attempt.result))
+        wait = 0.0 if at_once else self._pause(attempt.number, attempt.result)
         if wait is None or now + wait >= call.deadline:
             return Decision(None, "deadline")
         # Asking after a key that is being worked on takes a second each time, and starts nothing.
@@ -139,10 +141,12 @@ class Retry:
             call = attempt.call
             rotated = any(one.has_previous(attempt.answered) for one in call.route.credentials)
             return "401" if rotated and not call.with_old_keys else None
+        if status == 408:
+            # A target that grows tired of a kept connection may say so just when a request comes (RFC 9110 §15.5.9).
+            return "408" if attempt.on_kept_connection else None
         if status == 409:
             # The key of an earlier try of ours may still be worked on: its answer will be there soon.
-            ours = attempt.number > 1 or attempt.resent
-            return "409" if ours and under_way_already(attempt.call, result) else None
+            return "409" if attempt.number > 1 and under_way_already(attempt.call, result) else None
         return str(status) if status in self.on_status else None
 
     def _refusal(self, call: Call, attempt: Attempt) -> str | None:
@@ -222,6 +226,11 @@ def parse_retry_after(value: bytes | None) -> float | None:
         return max(0.0, (moment - datetime.now(UTC)).total_seconds())
     except (ValueError, OverflowError, TypeError, IndexError):
         return None
+
+
+def is_reset(result: Response | Failure) -> bool:
+    """Whether the connection broke before any answer came."""
+    return isinstance(result, Failure) and result.kind is Kind.RESET
 
 
 def unsent(result: Response | Failure) -> bool:
