@@ -17,7 +17,6 @@ from outrider.dataplane.wire import (
     REQUEST_OWNED,
     interim_head,
     nominated_fields,
-    relocate,
     reply_bytes,
     request_head,
     status_line,
@@ -209,52 +208,6 @@ def test_without_removes_whole_fields() -> None:
     assert without(lines, frozenset((b"a",))) == [b"B", b": ", b"a", b"\r\n"]
 
 
-# ---------------------------------------------------------------- Location
-
-
-@pytest.mark.parametrize(
-    ("location", "base", "expected"),
-    [
-        (b"/users/7", "", b"/user/users/7"),
-        (b"/", "", b"/user/"),
-        (b"/login?next=/a", "", b"/user/login?next=/a"),
-        (b"http://user.internal:3001/users/7", "", b"/user/users/7"),
-        (b"/api/users/7", "/api", b"/user/users/7"),
-        (b"http://user.internal:3001/api/users/7", "/api", b"/user/users/7"),
-        (b"/api", "/api", b"/user"),
-        (b"/apiary", "/api", b"/user/apiary"),
-        (b"http://user.internal:3001", "", b"/user"),
-        (b"http://user.internal:3001?page=2", "", b"/user?page=2"),
-    ],
-)
-def test_a_location_of_the_target_is_put_under_the_prefix(location: bytes, base: str, expected: bytes) -> None:
-    """The app's client that follows it comes back to us and to the same service; `/user` and `/user/` are one."""
-    moved = relocate(location, b"/user", make_endpoint(base))
-    assert moved.replace(b"/user/?", b"/user?") in (expected, expected + b"/")
-
-
-@pytest.mark.parametrize(
-    "location",
-    [
-        b"https://elsewhere.example/x",
-        b"http://user.internal:30011/x",
-        b"//elsewhere.example/x",
-        b"relative/path",
-        b"?page=2",
-        b"",
-    ],
-)
-def test_other_locations_stay_as_they_are(location: bytes) -> None:
-    """What leads elsewhere, or is relative to the request, is not touched."""
-    assert relocate(location, b"/user", make_endpoint()) == location
-
-
-def test_a_location_without_endpoint_is_still_put_under_the_prefix() -> None:
-    """An absolute path needs no endpoint to be placed."""
-    assert relocate(b"/x", b"/user", None) == b"/user/x"
-    assert relocate(b"http://user.internal:3001/x", b"/user", None) == b"http://user.internal:3001/x"
-
-
 # ---------------------------------------------------------------- answers
 
 
@@ -300,3 +253,20 @@ def test_a_reply_without_content_has_neither_length_nor_body(status: int) -> Non
     raw = reply_bytes(Reply(status, [], b'{"accepted": true}'), b"", head_only=False, ending=KEEP)
     assert b"content-length" not in raw
     assert raw.endswith(b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("target", "host", "sent"),
+    [
+        (b"/x", b"api.example.com", b"api.example.com"),
+        (b"http://public.example.com:8080/x", b"other", b"public.example.com:8080"),
+        (b"*", b"api.example.com", b"api.example.com"),
+        (b"/x", b"", b"user.internal:3001"),
+    ],
+)
+def test_the_host_of_the_caller_where_the_route_passes_it_on(target: bytes, host: bytes, sent: bytes) -> None:
+    """The app is told the host that its caller has called; its own where there is none."""
+    call = make_request()
+    call.target, call.noted = target, {b"host": host} if host else {}
+    call.route.passes_host = True
+    assert head(call)[1] == b"host: " + sent

@@ -30,6 +30,10 @@ READ = frozenset(
         b"tracestate",
         b"via",
         b"location",
+        b"content-location",
+        b"link",
+        b"refresh",
+        b"set-cookie",
     )
 )
 OURS = frozenset(

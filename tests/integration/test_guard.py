@@ -11,7 +11,7 @@ import pytest
 
 from outrider.controlplane import certificates
 from tests.integration.conftest import Outrider
-from tests.integration.harness import Client, Target, eventually, exchange, get, plain
+from tests.integration.harness import Client, Exchange, Target, eventually, exchange, get, plain, response
 from tests.integration.load import under_load
 from tests.integration.test_tls import Authority, trusting
 
@@ -141,3 +141,31 @@ async def test_answers_and_log_name_the_service(outrider: Outrider, caplog: pyte
     logged = [cast(Any, record).fields for record in caplog.records if record.getMessage() == "call"]
     assert {(one["direction"], one["service"]) for one in logged} == {("inbound", "payment-service")}
     assert [one.get("caller") for one in logged] == [None, "web"]
+
+
+async def redirecting(one: Exchange) -> None:
+    """An app that makes absolute redirects by the Host it gets, as most frameworks do, or by its own idea of itself."""
+    await one.body()
+    host = one.request.get("host") if one.request.path == "/items" else f"127.0.0.1:{one.target.port}"
+    await one.send(response(307, b"", f"Location: http://{host}/items/"))
+
+
+async def test_redirects_through_the_guard_can_be_followed(outrider: Outrider) -> None:
+    """The app gets the caller's Host, so that its redirects lead to where the caller called; one to the app's own
+    address is made relative."""
+    async with Target(redirecting) as app, outrider(guard(app, "", more="protect: []")) as proxy:
+        port = proxy.app.ports["inbound.listen"]
+        by_host = await exchange(port, get("/items", host="api.example.com"))
+        by_itself = await exchange(port, get("/other", host="api.example.com"))
+        absolute = await exchange(port, get("http://public.example.com/items", host="api.example.com"))
+    assert by_host.get("location") == "http://api.example.com/items/"
+    assert by_itself.get("location") == "/items/"
+    assert absolute.get("location") == "http://public.example.com/items/"
+
+
+async def test_the_app_may_get_its_own_host(outrider: Outrider) -> None:
+    """With `host: app` the app is called by its own name, and its redirects still lead back to the guard."""
+    async with Target(redirecting) as app, outrider(guard(app, "", more="protect: []\n  host: app")) as proxy:
+        answer = await exchange(proxy.app.ports["inbound.listen"], get("/items", host="api.example.com"))
+    assert app.seen[0].get("host") == f"127.0.0.1:{app.port}"
+    assert answer.get("location") == "/items/"

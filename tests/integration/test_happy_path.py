@@ -212,7 +212,30 @@ async def test_location_is_put_under_the_prefix(outrider: Outrider, said: str, h
         by_prefix = await exchange(proxy.port, get("/user/x"))
         by_host = await exchange(proxy.port, get("/x", host="user"))
     assert by_prefix.get("location") == heard
-    assert by_host.get("location") == location
+    assert by_host.get("location") == (location if "{target}" not in said else "/login")
+
+
+async def test_a_redirect_leads_back_the_same_way(outrider: Outrider) -> None:
+    """An absolute redirect of the target to itself can be followed in every addressing mode: port, header, host and
+    forward proxy."""
+    async with Target(plain()) as target, outrider(one_service(target, "port: 0")) as proxy:
+        target.script(plain(302, b"", f"Location: {target.url}/items/", f"Content-Location: {target.url}/items"))
+        answers = {
+            "port": await exchange(proxy.port_of("user"), get("/items", host="127.0.0.1")),
+            "header": await exchange(proxy.port, get("/items", "x-outrider-service: user")),
+            "host": await exchange(proxy.port, get("/items", host="user.localhost:4100")),
+            "forward proxy": await exchange(proxy.port, get("http://user/items", host="user")),
+        }
+    for mode, answer in answers.items():
+        assert (answer.get("location"), answer.get("content-location")) == ("/items/", "/items"), mode
+
+
+async def test_cookies_of_a_service_stay_with_it(outrider: Outrider) -> None:
+    """By path prefix, a cookie's path is put under the prefix, so that clients do not send it to other services."""
+    async with Target(plain(200, b"", "Set-Cookie: a=1; Path=/; HttpOnly", "Set-Cookie: b=2")) as target:
+        async with outrider(one_service(target)) as proxy:
+            answer = await exchange(proxy.port, get("/user/login"))
+    assert answer.get_all("set-cookie") == ["a=1; Path=/user; HttpOnly", "b=2"]
 
 
 async def test_a_base_path_stands_before_every_path(outrider: Outrider) -> None:

@@ -54,12 +54,14 @@ def post(key: str | None, body: bytes = b"charge", path: str = "/payments", *lin
 
 async def test_a_repetition_is_answered_from_memory(outrider: Outrider, tmp_path: Path) -> None:
     """The same status, fields and body as the first time, marked as a replay; the app hears of it once."""
-    async with Target(plain(201, b"paid 1", "X-Receipt: r1")) as app, outrider(guard(app, tmp_path / "k.db")) as proxy:
+    async with Target(plain()) as app, outrider(guard(app, tmp_path / "k.db")) as proxy:
+        app.script(plain(201, b"paid 1", "X-Receipt: r1", f"Location: {app.url}/payments/1"))
         inbound = proxy.app.ports["inbound.listen"]
         first = await exchange(inbound, post("a"))
         again = await exchange(inbound, post("a"))
         assert (first.status, first.body) == (again.status, again.body) == (201, b"paid 1")
         assert again.get("x-receipt") == "r1"
+        assert (first.get("location"), again.get("location")) == ("/payments/1", "/payments/1")
         assert (first.get("idempotent-replayed"), again.get("idempotent-replayed")) == (None, "true")
         assert len(app.seen) == 1
 

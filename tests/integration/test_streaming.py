@@ -347,7 +347,7 @@ async def test_early_hints_are_passed_on(outrider: Outrider, together: bool) -> 
             answer = await client.call(get("/user/x"))
             assert answer.status == 200
             assert [interim.status for interim in answer.interims] == [103, 103]
-            assert answer.interims[0].headers == [(b"Link", b"</a.css>")]
+            assert answer.interims[0].headers == [(b"Link", b"</user/a.css>")]
     assert target.connections == 1
 
 

@@ -117,6 +117,9 @@ class Inbound(Base):
     """Where other services call."""
     app: Annotated[str, BeforeValidator(checks.app_url)]
     """Where the app listens."""
+    host: Literal["caller", "app"] = "caller"
+    """The `Host` that the app gets: the caller's, as if it were called directly, or that of `app`. By it apps make
+    absolute URLs, such as those of redirects."""
     tls: ServerTls | None = None
     """Certificate of this listener, and whose callers' certificates to ask for."""
     protect: list[Annotated[str, Field(pattern=r"^/")]] = ["/**"]

@@ -238,6 +238,7 @@ class _Compiler:
             connect_timeout=_APP_CONNECT,
             inbound=True,
             max_body=max_bodies(self._config)[0],
+            passes_host=inbound.host == "caller",
             owned=owned_by(stamps),
         )
         self._out.routes.append(route)

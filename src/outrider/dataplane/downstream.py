@@ -20,17 +20,18 @@ import httptools
 
 from outrider.dataplane.call import Call, answer_here, carry
 from outrider.dataplane.drive import Drive
+from outrider.dataplane.relocation import readdress, readdressed
 from outrider.dataplane.replay import RequestBody
 from outrider.dataplane.request_head import climbs, names_other_protocol, read_head, wanted_upgrade
 from outrider.dataplane.timers import NEVER, TO_THE_END
 from outrider.dataplane.tls import peer_names
 from outrider.dataplane.tunnel import Tunnel
 from outrider.dataplane.wire import (
+    ADDRESSED,
     CLOSE,
     KEEP,
     interim_head,
     last_chunk,
-    relocate,
     reply_bytes,
     status_line,
     without,
@@ -237,6 +238,8 @@ class Downstream:
         overhead = call.overhead(monotonic() - call.started)
         extra = b"%b%b\r\n" % (_ATTEMPTS[min(call.attempts, 11)], _milliseconds(overhead))
         ending = _ending(call, self._close_after)
+        if reply.of_target:
+            reply = _readdressed_reply(call, reply)
         self._transport.write(reply_bytes(reply, extra, head_only=call.method == b"HEAD", ending=ending))
 
     def write_interim(self, response: Response) -> None:
@@ -249,6 +252,8 @@ class Downstream:
             if not call.expect_continue or call.continued:
                 return
             call.continued = True
+        if response.addressed:
+            readdress(response.lines, call, call.attempt.endpoint if call.attempt is not None else None, start=0)
         self._transport.write(interim_head(response))
 
     def abort(self) -> None:
@@ -272,6 +277,8 @@ class Downstream:
     def switch(self, call: Call, response: Response, tunnel: Tunnel) -> None:
         """Tell the app that the target has switched protocols, and leave HTTP."""
         parts = [status_line(response), *without(response.lines, frozenset((b"content-length",)))]
+        if response.addressed:
+            readdress(parts, call, call.attempt.endpoint if call.attempt is not None else None, start=1)
         if response.upgrade:
             parts += (b"connection: upgrade\r\nupgrade: ", response.upgrade, b"\r\n")
         parts += (b"\r\n", *response.pieces)
@@ -328,9 +335,8 @@ class Downstream:
         self._close_after = close = self._ends(call)
         parts = [status_line(response)]
         parts += response.lines
-        if call.prefix and response.location >= 0:
-            at = response.location + 1
-            parts[at] = relocate(parts[at], call.prefix, attempt.endpoint)
+        if response.addressed:
+            readdress(parts, call, attempt.endpoint, start=1)
         self._chunked_answer = False
         if response.length is None:
             if not call.minor and response.status not in _NO_BODY and call.method != b"HEAD":
@@ -832,6 +838,17 @@ def _ending(call: Call, close: bool) -> bytes:
     if close:
         return CLOSE
     return KEEP if call.minor else b"connection: keep-alive\r\n\r\n"
+
+
+def _readdressed_reply(call: Call, reply: Reply) -> Reply:
+    """An earlier answer of the target, with the addresses in it as the app must see them."""
+    endpoints = call.route.cluster.endpoints
+    endpoint = endpoints[0] if endpoints else None
+    headers = [
+        (name, readdressed(name.lower(), value, call, endpoint) if name.lower() in ADDRESSED else value)
+        for name, value in reply.headers
+    ]
+    return Reply(reply.status, headers, reply.body, reply.failure)
 
 
 def _milliseconds(seconds: float) -> bytes:

@@ -38,7 +38,8 @@ class Route:
     `policies` are admitted in order and observed in reverse; `breaker` and `stamps` act on every attempt.
     `owned` are the header names this route writes, lower case. `upgrade` lets an app switch to another protocol,
     `allow_connect` lets it CONNECT to an endpoint. `inbound`: it leads to our own app. `critical` is None where nothing
-    is said. `max_body` bounds request bodies, in bytes. Timeouts are in seconds.
+    is said. `max_body` bounds request bodies, in bytes. `passes_host`: the target gets the `Host` of
+    the call instead of its own. Timeouts are in seconds.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Route:
     critical: bool | None = None
     inbound: bool = False
     max_body: int = sys.maxsize
+    passes_host: bool = False
     owned: frozenset[bytes] = REQUEST_OWNED
     timing_name: bytes = b""
 

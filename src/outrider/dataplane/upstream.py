@@ -21,7 +21,7 @@ from outrider.dataplane.kernel import unacknowledged
 from outrider.dataplane.timers import NEVER, Timers
 from outrider.dataplane.tls import refused_our_certificate
 from outrider.dataplane.tunnel import Tunnel
-from outrider.dataplane.wire import RATE_LIMITS, RESPONSE_NOTED, nominated_fields, trailer_names, without
+from outrider.dataplane.wire import ADDRESSED, RATE_LIMITS, RESPONSE_NOTED, nominated_fields, trailer_names, without
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import NO_NAMES, Response
 
@@ -630,8 +630,8 @@ class Upstream:
             response.lines += (name, b": ", value, b"\r\n")
         elif lower == b"x-outrider-retry":
             response.tried_below = value.strip(b" \t").lower() == b"off"
-        elif lower == b"location":
-            response.location = len(response.lines) + 2
+        elif lower in ADDRESSED:
+            response.addressed = True
             response.lines += (name, b": ", value, b"\r\n")
 
     def _note_trailer(self, response: Response, lower: bytes, name: bytes, value: bytes) -> None:
@@ -645,9 +645,6 @@ class Upstream:
         response.lines = without(response.lines, self._nominated - {b"content-length"})
         response.trailer_names = response.trailer_names - self._nominated
         self._nominated = NO_NAMES
-        if response.location >= 0:
-            names = [name.lower() for name in response.lines[::4]]
-            response.location = names.index(b"location") * 4 + 2 if b"location" in names else -1
 
     def _learn_idle_limit(self, value: bytes) -> None:
         """Heed `Keep-Alive: timeout=N`: leave the connection a second before the target closes it."""

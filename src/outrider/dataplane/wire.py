@@ -33,18 +33,24 @@ REQUEST_OWNED: Final = HOP_BY_HOP | frozenset(
     )
 )
 
+# Response fields that may hold an address of the target's own: see relocation.py.
+ADDRESSED: Final = frozenset((b"content-location", b"link", b"location", b"refresh", b"set-cookie"))
+
 # Response fields that are not simply passed on: hop-by-hop ones, ours, and those that we must read.
-RESPONSE_NOTED: Final = HOP_BY_HOP | frozenset(
-    (
-        b"content-length",
-        b"location",
-        b"ratelimit",
-        b"ratelimit-reset",
-        b"retry-after",
-        b"x-ratelimit-reset",
-        b"x-outrider-attempts",
-        b"x-outrider-degraded",
-        b"x-outrider-retry",
+RESPONSE_NOTED: Final = (
+    HOP_BY_HOP
+    | ADDRESSED
+    | frozenset(
+        (
+            b"content-length",
+            b"ratelimit",
+            b"ratelimit-reset",
+            b"retry-after",
+            b"x-ratelimit-reset",
+            b"x-outrider-attempts",
+            b"x-outrider-degraded",
+            b"x-outrider-retry",
+        )
     )
 )
 
@@ -73,7 +79,6 @@ _NEVER_TRAILERS: Final = RESPONSE_NOTED | frozenset(
         b"pragma",
         b"proxy-status",
         b"server",
-        b"set-cookie",
         b"vary",
         b"via",
         b"www-authenticate",
@@ -120,7 +125,12 @@ def request_head(call: Call, endpoint: Endpoint, owned: frozenset[bytes], lines:
     base = endpoint.base_path
     if base and path != b"*":
         path = base + path
-    parts = [call.method, b" ", path, endpoint.host_line]
+    parts = [
+        call.method,
+        b" ",
+        path,
+        endpoint.host_line if not call.route.passes_host else _callers_host(call, endpoint),
+    ]
     nominated = call.nominated
     for lower, name, value in call.fields:
         if lower in owned or lower in nominated or (_UNDERSCORE in lower and lower.replace(b"_", b"-") in owned):
@@ -139,6 +149,16 @@ def request_head(call: Call, endpoint: Endpoint, owned: frozenset[bytes], lines:
     parts += lines
     parts.append(b"via: 1.1 outrider\r\n\r\n" if call.minor else b"via: 1.0 outrider\r\n\r\n")
     return b"".join(parts)
+
+
+def _callers_host(call: Call, endpoint: Endpoint) -> bytes:
+    """The end of the request line and the `Host` that the caller has called, as without us; the endpoint's own where
+    the caller has named none (HTTP/1.0). The authority of an absolute URL counts for more (RFC 9112 §3.2.2)."""
+    target = call.target
+    host = call.noted.get(b"host", b"")
+    if target[:1] != b"/" and target != b"*":
+        host = target.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
+    return b" HTTP/1.1\r\nhost: %b\r\n" % host if host else endpoint.host_line
 
 
 def status_line(response: Response) -> bytes:
@@ -162,23 +182,6 @@ def without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
         if lines[start].lower() not in names
         for part in lines[start : start + 4]
     ]
-
-
-_ENDS: Final = (b"", b"/", b"?", b"#")  # what may follow a complete origin or path
-
-
-def relocate(location: bytes, prefix: bytes, endpoint: Endpoint | None) -> bytes:
-    """A target's `Location` as the app must see it when it addresses the service by path prefix: put under
-    that prefix, or the app's client would follow it to nowhere, or around us."""
-    path = location
-    if endpoint is not None and location.startswith(endpoint.origin) and location[len(endpoint.origin) :][:1] in _ENDS:
-        path = location[len(endpoint.origin) :]
-    elif not location.startswith(b"/") or location.startswith(b"//"):
-        return location
-    base = endpoint.base_path if endpoint is not None else b""
-    if base and path.startswith(base) and path[len(base) :][:1] in _ENDS:
-        path = path[len(base) :]
-    return prefix + path
 
 
 def interim_head(response: Response) -> bytes:

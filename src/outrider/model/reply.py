@@ -16,12 +16,14 @@ from outrider.model.failure import Failure
 
 @dataclass(slots=True)
 class Reply:
-    """A complete local reply. `failure` says why it was made; None for a declared fallback."""
+    """A complete local reply. `failure` says why it was made; None for a declared fallback. `of_target`: it is an
+    earlier answer of the target, given again."""
 
     status: int
     headers: list[tuple[bytes, bytes]] = field(default_factory=list)
     body: bytes = b""
     failure: Failure | None = None
+    of_target: bool = False
 
 
 def reason_phrase(status: int) -> bytes:

@@ -223,7 +223,8 @@ class Idempotency:
             return Failure(Kind.KEY_REUSED, "this Idempotency-Key came with another body before")
         if known.done:
             self.counts["replayed"] += 1
-            return Reply(known.status, [*known.headers, (b"idempotent-replayed", b"true")], known.body)
+            headers = [*known.headers, (b"idempotent-replayed", b"true")]
+            return Reply(known.status, headers, known.body, of_target=True)
         if known.lost:
             self.counts["lost"] += 1
             detail = "this call was handed to the app, and nobody heard its end; whether it was executed is not known"

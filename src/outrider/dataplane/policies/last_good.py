@@ -172,7 +172,7 @@ class LastGood:
             (b"x-outrider-degraded", f"last-good; age={age:.0f}; cause={cause}".encode()),
             (b"warning", b'110 - "Response is Stale"'),
         ]
-        return Reply(kept.status, marked, kept.body)
+        return Reply(kept.status, marked, kept.body, of_target=True)
 
     def _key(self, call: Call) -> Key:
         neutral = self._neutral
