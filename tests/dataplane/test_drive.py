@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import weakref
 
 import pytest
 
@@ -331,3 +332,12 @@ def test_the_next_may_be_started_from_within_ended() -> None:
     drive = Drive(ended)
     drive.start(work(0))
     assert done == [0, 1, 2]
+
+
+def test_a_drive_that_tells_no_object_any_more_holds_none() -> None:
+    """After `tell(None)` the object that has the drive is freed without the collector."""
+    driven = Driven()
+    ghost = weakref.ref(driven)
+    driven.drive.tell(None)
+    del driven
+    assert ghost() is None

@@ -276,3 +276,19 @@ def test_what_is_forgotten_is_let_go() -> None:
     gc.collect()
     assert sum(ghost() is not None for ghost in ghosts) <= 80
     assert all(one.wake < NEVER for one in kept)
+
+
+def test_entries_superseded_by_earlier_ones_do_not_pile_up() -> None:
+    """A wait that is moved earlier again and again, or moved earlier and forgotten, leaves a bounded heap."""
+    clock = Clock()
+    timers = Timers(cast(Any, Loop(clock)), clock)
+    restless = Waiting()
+    for sooner in range(1000):
+        timers.arm(restless, clock() + 3600 - sooner)
+    for _ in range(1000):
+        timed = Waiting()
+        timers.arm(timed, clock() + 3600)
+        timers.arm(timed, clock() + 10)
+        timers.forget(timed)
+    assert timers.pending < 150
+    assert (restless.due, restless.wake) == (clock() + 2601, clock() + 2601)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import httptools
 
 from outrider.dataplane.call import Call, answer_here, carry
+from outrider.dataplane.discarding import DISCARDING
 from outrider.dataplane.drive import Drive
 from outrider.dataplane.relocation import readdress, readdressed
 from outrider.dataplane.replay import RequestBody
@@ -111,7 +112,7 @@ class Downstream:
         self.proxy = proxy
         self._dedicated = dedicated
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self._parser: Any = httptools.HttpRequestParser(self)
+        self._parser: Any = None  # from the moment the connection is made: it holds us, we hold it
         self._incoming: Call | None = None  # the call whose head or body is being read
         self._in_head = False
         self._starting = False
@@ -130,7 +131,7 @@ class Downstream:
         self._queue: deque[Call] = deque()
         self._active: Call | None = None
         self._carrying = False
-        self._drive = Drive(self._call_ended)
+        self._drive = Drive()
         self.peer_names: tuple[str, ...] = ()  # of the verified certificate of an inbound caller
         self.resume_call = self._drive.resume  # there is news for the call under way
         self._source: Upstream | None = None
@@ -174,7 +175,7 @@ class Downstream:
         assert call is not None
         self._active = None
         if self._lost:
-            self.proxy.connections.discard(self)
+            self._let_go()
             return
         if call.status == 0:
             self.abort()  # it ended without an answer, which only a bug can do
@@ -182,6 +183,11 @@ class Downstream:
             self._close_politely()
         if self._queue and not self._carrying:
             self._carry_next()
+
+    def _let_go(self) -> None:
+        """The connection is gone, and no call goes on: leave nothing that would keep this object in memory."""
+        self.proxy.connections.discard(self)
+        self._drive.tell(None)  # it holds us, we hold it
 
     def _refuse(self, call: Call, failure: Failure) -> None:
         """Answer a request that never became a call: malformed, too large, or for nobody we know."""
@@ -401,6 +407,8 @@ class Downstream:
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        self._parser = httptools.HttpRequestParser(self)
+        self._drive.tell(self._call_ended)
         secured = transport.get_extra_info("ssl_object")
         if secured is not None:
             self.peer_names = peer_names(secured)
@@ -481,12 +489,14 @@ class Downstream:
         if self._tunnel is not None:
             self._lost = True
             self._tunnel.lost(self)
+            self._tunnel = None
         self._hang_up()
-        if self._active is None:
-            self.proxy.connections.discard(self)  # otherwise a call goes on without it
-        self._parser = None  # it holds us, we hold it
+        self._parser = None
         self.proxy.timers.forget(self)
         self._incoming = None
+        self._transport = DISCARDING  # a TLS transport holds a quarter of a MiB of buffers
+        if self._active is None:
+            self._let_go()  # otherwise a call goes on without it
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -803,34 +813,9 @@ class Downstream:
             self._drive.cancel()
         else:
             self._active.end_by(monotonic() + TO_THE_END)
-            self._transport = cast(asyncio.Transport, Nowhere())
+            self._transport = DISCARDING
             if self.write_paused:
                 self.resume_writing()  # nobody reads any more, so nobody is too slow
-
-
-class Nowhere:
-    """Where the answer of a call goes that goes on although its app has left."""
-
-    def write(self, data: bytes) -> None:
-        """Nobody reads it."""
-
-    def writelines(self, pieces: list[bytes]) -> None:
-        """Nobody reads them."""
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def get_extra_info(self, name: str) -> None:
-        return None
-
-    def is_closing(self) -> bool:
-        return True
-
-    def close(self) -> None:
-        """It is closed."""
-
-    def abort(self) -> None:
-        """It is closed."""
 
 
 def _ending(call: Call, close: bool) -> bytes:

@@ -19,11 +19,11 @@ log = logging.getLogger("outrider")
 
 
 class Drive:
-    """Runs one coroutine after another, never two at a time; `ended()` is called after each."""
+    """Runs one coroutine after another, never two at a time; `ended()`, if there is one, is called after each."""
 
     __slots__ = ("_cancelled", "_coroutine", "_ended", "_future")
 
-    def __init__(self, ended: Callable[[], None]) -> None:
+    def __init__(self, ended: Callable[[], None] | None = None) -> None:
         self._coroutine: Coroutine[Any, Any, None] | None = None
         self._future: asyncio.Future[Any] | None = None
         self._cancelled = False
@@ -45,11 +45,13 @@ class Drive:
             future = work.throw(self._stop()) if self._cancelled else work.send(None)
         except (StopIteration, asyncio.CancelledError):
             self._coroutine = None
-            self._ended()
+            if self._ended is not None:
+                self._ended()
         except Exception:
             log.exception("a bug in Outrider broke a connection; please report it")
             self._coroutine = None
-            self._ended()
+            if self._ended is not None:
+                self._ended()
         else:
             if future is None:
                 future = _next_turn()  # a bare yield, as of asyncio.sleep(0)
@@ -68,17 +70,14 @@ class Drive:
         elif not future.cancel():
             self._cancelled = True  # it is done already, and the callback that resumes us is on its way
 
-    def forget(self) -> None:
-        """Let go of whoever was to be told: nothing is run any more."""
-        self._ended = _nobody
+    def tell(self, ended: Callable[[], None] | None) -> None:
+        """Call this from now on after each coroutine. None when nothing is run any more: the object that has a drive
+        and is told by it would otherwise be kept in memory by the cycle."""
+        self._ended = ended
 
     def _stop(self) -> asyncio.CancelledError:
         self._cancelled = False
         return asyncio.CancelledError()
-
-
-def _nobody() -> None:
-    pass
 
 
 def _next_turn() -> asyncio.Future[None]:

@@ -116,7 +116,7 @@ class Race:
                     runner.drive.cancel()
                 attempt.seal(_own_fault(attempt))
             attempt.resume = self.call.downstream.resume_call
-            runner.drive.forget()
+            runner.drive.tell(None)
 
 
 def may_race(call: Call) -> bool:

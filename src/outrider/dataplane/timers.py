@@ -39,7 +39,7 @@ class Timers:
         self._sequence = 0
         self._handle: TimerHandle | None = None
         self._next = NEVER
-        self._stale = 0  # entries of what has been forgotten
+        self._stale = 0  # entries that will do nothing: of what was forgotten, or armed for earlier since
 
     def arm(self, timed: Timed, when: float) -> None:
         """Call `timed.expired` soon after `when`. To disarm, set `timed.due = NEVER`."""
@@ -52,11 +52,12 @@ class Timers:
         timed.due = NEVER
         if timed.wake < NEVER:
             timed.wake = NEVER
-            self._stale += 1
-            if self._stale > _MIN_STALE and self._stale * 2 > len(self._heap):
-                self._stale = 0
-                self._heap = [entry for entry in self._heap if entry[0] == entry[2].wake]
-                heapq.heapify(self._heap)
+            self._one_more_stale()
+
+    @property
+    def pending(self) -> int:
+        """Entries in the heap, stale ones included."""
+        return len(self._heap)
 
     def close(self) -> None:
         """Drop every timer."""
@@ -64,8 +65,19 @@ class Timers:
             self._handle.cancel()
         self._heap.clear()
 
+    def _one_more_stale(self) -> None:
+        """An entry has become stale. Once most of them are, remove them: each keeps an object in memory."""
+        self._stale += 1
+        if self._stale > _MIN_STALE and self._stale * 2 > len(self._heap):
+            self._stale = 0
+            self._heap = [entry for entry in self._heap if entry[0] == entry[2].wake]
+            heapq.heapify(self._heap)
+
     def _push(self, timed: Timed, when: float) -> None:
+        superseded = timed.wake < NEVER  # its earlier entry, which stays in the heap
         timed.wake = when
+        if superseded:
+            self._one_more_stale()
         self._sequence += 1
         heapq.heappush(self._heap, (when, self._sequence, timed))
         if when < self._next:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 import httptools
 
+from outrider.dataplane.discarding import DISCARDING
 from outrider.dataplane.kernel import unacknowledged
 from outrider.dataplane.timers import NEVER, Timers
 from outrider.dataplane.tls import refused_our_certificate
@@ -73,6 +74,7 @@ class Upstream:
         "_descriptor",
         "_endpoint",
         "_feed_size",
+        "_given_up",
         "_head_bytes",
         "_head_done",
         "_interims",
@@ -115,7 +117,7 @@ class Upstream:
         self._transport: Transport = cast(Transport, None)
         self._poll: Callable[[int], list[tuple[int, int]]] | None = None
         self._descriptor = -1
-        self._parser: Any = httptools.HttpResponseParser(self)
+        self._parser: Any = None  # from the moment the connection is made: it holds us, we hold it
         self.alive = False
         self._counted = False
         self.reused = False  # whether an earlier exchange already used this connection
@@ -140,6 +142,7 @@ class Upstream:
         self._closing = False  # the target has announced that it will close
         self._interims: list[Response] = []
         self._refusal = ""  # why the target has ended the connection before anything was sent
+        self._given_up = False  # closed by us, perhaps before the connection was made
         self._clean = True  # no byte has arrived that belongs to no exchange
         self._collected: list[bytes] = []
         self._sink: ResponseSink | None = None
@@ -232,9 +235,11 @@ class Upstream:
     def close(self) -> None:
         """Close the connection, whatever state it is in."""
         self.due = NEVER
+        self._given_up = True
         self._lost()
         if self._transport is not None:
             self._transport.abort()
+            self._let_go()
 
     def untouched(self) -> bool:
         """Whether the target has provably not acted on this exchange's request: it has ended the connection, and until
@@ -290,7 +295,11 @@ class Upstream:
     # ---------------------------------------------------------------- asyncio.Protocol
 
     def connection_made(self, transport: Any) -> None:
+        if self._given_up:
+            transport.abort()  # a loop may still make a connection whose connecting was cancelled
+            return
         self._transport = transport
+        self._parser = httptools.HttpResponseParser(self)
         self.alive = True
         sock = transport.get_extra_info("socket")
         if sock is not None:
@@ -368,8 +377,7 @@ class Upstream:
                 self._settle()
         else:
             self._broken("reset the connection" if exc else "closed the connection")
-        self._timers.forget(self)
-        self._parser = self._poll = None  # the parser holds us, we hold it
+        self._let_go()
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -684,6 +692,13 @@ class Upstream:
         interim.pieces = [rest] if rest else []
         self.response = interim
         self.pause_reading()  # until the tunnel is there
+
+    def _let_go(self) -> None:
+        """The connection is gone: leave nothing that would keep this object, or its transport, in memory."""
+        self._timers.forget(self)
+        self._parser = self._poll = self._tunnel = None
+        self._descriptor = -1
+        self._transport = DISCARDING
 
     def _lost(self) -> None:
         if self.alive:
