@@ -23,6 +23,10 @@ class Downstream:
 
     def __init__(self) -> None:
         self.woken = 0
+        self.address = b"192.0.2.7"
+
+    def peer_address(self) -> bytes:
+        return self.address
 
     def resume_call(self) -> None:
         self.woken += 1

@@ -163,6 +163,31 @@ async def test_redirects_through_the_guard_can_be_followed(outrider: Outrider) -
     assert absolute.get("location") == "http://public.example.com/items/"
 
 
+async def test_the_app_is_told_who_has_called_the_guard(outrider: Outrider) -> None:
+    """Frameworks believe X-Forwarded-* from loopback: those of a stranger are replaced by the guard's own, and those
+    of a proven caller are continued. `remove` writes none, `pass` leaves all as they are."""
+    claims = ("X-Forwarded-For: 10.9.9.9", "X-Forwarded-Proto: https", "X-Real-IP: 10.9.9.9", "Forwarded: for=10.9.9.9")
+    accept = f"{{ header: x-api-key, values: [{KEY}], caller: gateway }}"
+    names = ("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-real-ip", "forwarded")
+    told = {}
+    for mode in ("add", "remove", "pass"):
+        async with Target(plain()) as app:
+            text = guard(app, accept, more=f"protect: [/internal]\n  forwarded: {mode}")
+            async with outrider(text) as proxy:
+                for who, lines in (("stranger", claims), ("gateway", (*claims, f"X-Api-Key: {KEY}"))):
+                    await exchange(proxy.app.ports["inbound.listen"], get("/x", *lines, host="api.test"))
+                    told[mode, who] = [app.seen[-1].get(name) for name in names]
+    sent = ["10.9.9.9", "https", None, "10.9.9.9", "for=10.9.9.9"]
+    assert told == {
+        ("add", "stranger"): ["127.0.0.1", "http", "api.test", None, None],
+        ("add", "gateway"): ["10.9.9.9, 127.0.0.1", "https", "api.test", "10.9.9.9", "for=10.9.9.9"],
+        ("remove", "stranger"): [None] * 5,
+        ("remove", "gateway"): sent,
+        ("pass", "stranger"): sent,
+        ("pass", "gateway"): sent,
+    }
+
+
 async def test_the_app_may_get_its_own_host(outrider: Outrider) -> None:
     """With `host: app` the app is called by its own name, and its redirects still lead back to the guard."""
     async with Target(redirecting) as app, outrider(guard(app, "", more="protect: []\n  host: app")) as proxy:

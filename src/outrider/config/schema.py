@@ -120,6 +120,10 @@ class Inbound(Base):
     host: Literal["caller", "app"] = "caller"
     """The `Host` that the app gets: the caller's, as if it were called directly, or that of `app`. By it apps make
     absolute URLs, such as those of redirects."""
+    forwarded: Literal["add", "remove", "pass"] = "add"
+    """What becomes of `X-Forwarded-*`, `Forwarded`, `X-Real-IP` and the like. `add`: taken off unless the caller has
+    proven itself, and X-Forwarded-For, -Host and -Proto are written for the app; `remove`: only taken off; `pass`:
+    passed on as they come, for a guard behind a proxy that sets them and takes off what strangers send."""
     tls: ServerTls | None = None
     """Certificate of this listener, and whose callers' certificates to ask for."""
     protect: list[Annotated[str, Field(pattern=r"^/")]] = ["/**"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from typing import TypeVar
 
 from outrider.config.resolve import Effective, EffectiveRoute, EffectiveService, Resolved
-from outrider.config.schema import CircuitBreaker, ClientTls, Correlation, HealthCheck, Target
+from outrider.config.schema import CircuitBreaker, ClientTls, Correlation, HealthCheck, Inbound, Target
 from outrider.config.schema import Fallback as FallbackConfig
 from outrider.config.tls import other_proofs
 from outrider.controlplane.certificates import Certificates
@@ -37,6 +37,7 @@ from outrider.dataplane.policies.credentials import Credential, TokenCredential
 from outrider.dataplane.policies.criticality import CRITICAL
 from outrider.dataplane.policies.deadline import Deadline
 from outrider.dataplane.policies.fallback import Fallback, Prepared
+from outrider.dataplane.policies.forwarded import WRITTEN, Forwarded
 from outrider.dataplane.policies.headers import Headers
 from outrider.dataplane.policies.hedge import Hedge, Percentile
 from outrider.dataplane.policies.idempotency_key import MintKey
@@ -50,6 +51,7 @@ from outrider.dataplane.routing import Route, RouteTable, Service
 from outrider.dataplane.stats import ClusterStats, RouteStats
 from outrider.dataplane.timers import NEVER
 from outrider.model.failure import Phase
+from outrider.model.messages import NO_NAMES
 from outrider.model.patterns import PathPattern
 from outrider.model.variables import header_names
 
@@ -211,6 +213,7 @@ class _Compiler:
             deadline=Deadline(NEVER, NEVER),
             context=Context(correlation.header.encode(), ID_FORMATS[correlation.generate]),
             guard=guarded.guard,
+            forwarded=_forwarded(inbound),
             incoming=IncomingDeadline(),
             health=AppHealth(cluster) if inbound.health_check is not None else None,
             rate_limit=rate_limit(inbound.rate_limit, workers, guarded.noted),
@@ -219,7 +222,7 @@ class _Compiler:
             idempotency=remembered.policy if remembered is not None else None,
             headers=Headers({}, []),
         )
-        self._noted |= guarded.noted | READ
+        self._noted |= guarded.noted | READ | (WRITTEN if inbound.forwarded == "add" else NO_NAMES)
         if in_flight is not None:
             self._out.limits_in_force.append((APP, in_flight))
         if inbound.health_check is not None:
@@ -429,6 +432,12 @@ def _hedge(policy: Effective) -> Hedge | None:
         return Hedge(percentile=Percentile(float(hedge.after[1:]) / 100), most=hedge.max)
     assert hedge.after is not None  # resolve has seen to that
     return Hedge(hedge.after, most=hedge.max)
+
+
+def _forwarded(inbound: Inbound) -> Forwarded | None:
+    if inbound.forwarded == "pass":
+        return None
+    return Forwarded(adds=inbound.forwarded == "add", secure=inbound.tls is not None)
 
 
 def _prepared(fallback: FallbackConfig) -> Prepared:

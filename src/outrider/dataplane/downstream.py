@@ -89,6 +89,7 @@ class Downstream:
         "_lost",
         "_oversize",
         "_parser",
+        "_peer_address",
         "_queue",
         "_reading_paused",
         "_served",
@@ -133,6 +134,7 @@ class Downstream:
         self._carrying = False
         self._drive = Drive()
         self.peer_names: tuple[str, ...] = ()  # of the verified certificate of an inbound caller
+        self._peer_address: bytes | None = None  # None until somebody asks
         self.resume_call = self._drive.resume  # there is news for the call under way
         self._source: Upstream | None = None
         self._tunnel: Tunnel | None = None
@@ -169,6 +171,14 @@ class Downstream:
     def active(self) -> Call | None:
         """The call under way."""
         return self._active
+
+    def peer_address(self) -> bytes:
+        """The IP address of the other side; empty if it has none (a Unix socket)."""
+        if self._peer_address is None:
+            peer = self._transport.get_extra_info("peername")
+            address = str(peer[0]) if isinstance(peer, tuple) else ""
+            self._peer_address = address.removeprefix("::ffff:").partition("%")[0].encode()
+        return self._peer_address
 
     def _call_ended(self) -> None:
         call = self._active

@@ -7,6 +7,7 @@ Around the whole call, outermost first:
    restore      outbound: what the inbound call brought, before anything reads or spends it
    mint key     outbound: before anybody asks whether the call may be repeated
    guard        inbound: nobody else is let any further; behind the context, so that its refusals carry an id
+   forwarded    inbound: what only a proven caller may say, so behind the guard
    incoming     inbound: the caller's deadline, and whether the app is well enough to be asked
 3. rate limit   cheapest refusal, and it must count arrivals, not survivors
    throttle     after our own limits, because it compares what we would send with what the service takes
@@ -41,6 +42,7 @@ from outrider.dataplane.policies.concurrency import ConcurrencyLimit
 from outrider.dataplane.policies.context import Context
 from outrider.dataplane.policies.credentials import Credential, TokenCredential
 from outrider.dataplane.policies.deadline import Deadline
+from outrider.dataplane.policies.forwarded import Forwarded
 from outrider.dataplane.policies.guard import Guard
 from outrider.dataplane.policies.headers import Headers
 from outrider.dataplane.policies.idempotency import Idempotency
@@ -64,6 +66,7 @@ class Parts:
     credentials: Sequence[Credential | TokenCredential] = ()
     restore: Restore | None = None
     guard: Guard | None = None
+    forwarded: Forwarded | None = None
     incoming: IncomingDeadline | None = None
     health: AppHealth | None = None
     keep: Keep | None = None
@@ -82,6 +85,7 @@ def around_the_call(parts: Parts) -> tuple[Policy, ...]:
         parts.restore,
         parts.mint_key,
         parts.guard,
+        parts.forwarded,
         parts.incoming,
         parts.health,
         parts.rate_limit,
@@ -96,7 +100,8 @@ def around_the_call(parts: Parts) -> tuple[Policy, ...]:
 def into_each_attempt(parts: Parts) -> tuple[Stamp, ...]:
     """Positions 6 to 9."""
     guard = (parts.guard,) if parts.guard is not None else ()
-    return (*parts.credentials, *guard, parts.headers, parts.context, parts.deadline)
+    forwarded = (parts.forwarded,) if parts.forwarded is not None else ()
+    return (*parts.credentials, *guard, *forwarded, parts.headers, parts.context, parts.deadline)
 
 
 def owned_by(stamps: Sequence[Stamp]) -> frozenset[bytes]:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from outrider.dataplane.routing import bare_host, split_absolute
-from outrider.dataplane.wire import ADDRESSED
+from outrider.dataplane.routing import bare_host
+from outrider.dataplane.wire import ADDRESSED, called_host
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
@@ -139,8 +139,7 @@ def _fits_only_the_target(domain: bytes, call: Call, endpoint: Endpoint | None) 
     domain = domain.lower().removeprefix(b".")
     if endpoint is None or not domain:
         return False
-    host = split_absolute(call.target)[0] if call.target[:1] != b"/" else b""
-    called = bare_host((host or call.noted.get(b"host", b"")).strip())
+    called = bare_host(called_host(call).strip())
     return _matches(bare_host(endpoint.authority), domain) and not _matches(called, domain)
 
 

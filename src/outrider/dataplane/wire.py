@@ -151,13 +151,19 @@ def request_head(call: Call, endpoint: Endpoint, owned: frozenset[bytes], lines:
     return b"".join(parts)
 
 
+def called_host(call: Call) -> bytes:
+    """The host that a request names, with its port if it has one; empty if none. The authority of an absolute URL
+    counts for more than `Host` (RFC 9112 §3.2.2)."""
+    target = call.target
+    if target[:1] != b"/" and target != b"*":
+        return target.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
+    return call.noted.get(b"host", b"")
+
+
 def _callers_host(call: Call, endpoint: Endpoint) -> bytes:
     """The end of the request line and the `Host` that the caller has called, as without us; the endpoint's own where
-    the caller has named none (HTTP/1.0). The authority of an absolute URL counts for more (RFC 9112 §3.2.2)."""
-    target = call.target
-    host = call.noted.get(b"host", b"")
-    if target[:1] != b"/" and target != b"*":
-        host = target.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
+    the caller has named none (HTTP/1.0)."""
+    host = called_host(call)
     return b" HTTP/1.1\r\nhost: %b\r\n" % host if host else endpoint.host_line
 
 
