@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: help demo test lint bench chaos docs schema clean
+.PHONY: help demo test lint bench chaos soak docs schema clean
 
 help: ## Show the verbs
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -22,6 +22,9 @@ bench: $(VENV)/.tools ## Compare with Envoy, HAProxy and nginx in one run; write
 
 chaos: $(VENV)/.tools ## Under faults, beside Envoy; writes bench/chaos/results.md and results.svg
 	@$(BIN)/python -m bench.chaos --compiled
+
+soak: $(VENV)/.tools ## A million calls over 100,000 connections, with strangers and faults; nothing may be lost or kept
+	@$(BIN)/python -m bench.soak
 
 docs: $(VENV)/.installed ## Write what is generated: config/outrider.schema.json
 	@$(BIN)/outrider schema > config/outrider.schema.json

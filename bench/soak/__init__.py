@@ -1,0 +1,11 @@
+"""A soak over connections, not only over calls: two sidecars in a chain, with callers and strangers who misbehave.
+
+    generator --plain--> caller's sidecar --TLS--> receiver's sidecar (guard) --plain--> app
+    direct callers and strangers ------TLS-------> receiver's sidecar
+    silent strangers ----------------------------> telemetry ports
+
+    python -m bench.soak [--calls 1000000] [--connections 100000] [--workers 1]
+
+`kinds.py` says what is sent and what may come back, `app.py` is the target, `load.py` makes the calls, `watch.py` looks at
+the processes and their metrics, `verdict.py` checks that nothing was lost, mixed up or kept.
+"""
