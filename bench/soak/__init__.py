@@ -6,6 +6,6 @@
 
     python -m bench.soak [--calls 1000000] [--connections 100000] [--workers 1]
 
-`kinds.py` says what is sent and what may come back, `app.py` is the target, `load.py` makes the calls, `watch.py` looks at
-the processes and their metrics, `verdict.py` checks that nothing was lost, mixed up or kept.
+`kinds.py` says what is sent and what may come back, `app.py` is the target, `load.py` makes the calls, `watch.py` looks
+at the processes and their metrics, `verdict.py` checks that nothing was lost, mixed up or kept.
 """

@@ -27,7 +27,6 @@ from typing import IO
 
 import trustme
 import uvloop
-
 from bench.soak import app
 from bench.soak.kinds import CALLERS, CALLS, KEY, STRANGERS
 from bench.soak.load import Load, Record, sample
@@ -108,10 +107,10 @@ def sidecar(folder: Path, name: str, config: str) -> Iterator[tuple[Watch, dict[
     """A sidecar, watched, and its ports."""
     file = folder / f"{name}.yaml"
     file.write_text(config)
-    with (folder / f"{name}.log").open("w+b") as log:
-        with process(["-m", "outrider", "run", "-c", str(file)], stderr=log) as one:
-            ports = ports_of(log)
-            yield Watch(name, one.pid, ports["telemetry.listen"]), ports
+    command = ["-m", "outrider", "run", "-c", str(file)]
+    with (folder / f"{name}.log").open("w+b") as log, process(command, stderr=log) as one:
+        ports = ports_of(log)
+        yield Watch(name, one.pid, ports["telemetry.listen"]), ports
 
 
 def certificates(folder: Path) -> ssl.SSLContext:

@@ -18,9 +18,9 @@ class Kind:
     `statuses` may come back; `size` is the length of the body of a 200. `echoes`: the answer carries the id. `breaks`:
     the connection may break instead of an answer.
 
-    `behaviour` is more than asking and waiting: `abort` hangs up at the first byte of the answer, `leave` hangs up without
-    waiting for it, `half` ends the sending side after the request, `later` sends `rest` a moment later, `tunnel` leaves
-    HTTP, `slow` reads the answer slowly, `pipeline` sends the request eight times at once.
+    `behaviour` is more than asking and waiting: `abort` hangs up at the first byte of the answer, `leave` hangs up
+    without waiting for it, `half` ends the sending side after the request, `later` sends `rest` a moment later,
+    `tunnel` leaves HTTP, `slow` reads the answer slowly, `pipeline` sends the request eight times at once.
     """
 
     name: str

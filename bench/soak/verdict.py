@@ -42,8 +42,8 @@ def nothing_kept(watch: Watch, metrics: Metrics, files_before: int, files_after:
 def counters(caller: Metrics, receiver: Metrics, app: dict[str, int], record: Record, through: int) -> Iterator[str]:
     """What the generator sent, what the sidecars counted, and what the app got, are the same numbers.
 
-    `through` are the calls the generator made at the caller's sidecar. Where a client left in the middle, it cannot know
-    whether its call was carried: so many may differ, and no more.
+    `through` are the calls the generator made at the caller's sidecar. Where a client left in the middle, it cannot
+    know whether its call was carried: so many may differ, and no more.
     """
     slack = record.uncertain
     requests = caller.sum("outrider_requests_total")
