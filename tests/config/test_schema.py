@@ -152,7 +152,38 @@ def remembering(**settings: Any) -> dict[str, Any]:
     return top(inbound={"listen": "0.0.0.0:4103", "app": "http://h:1", "protect": [], "idempotency": settings})
 
 
+def guarding(**settings: Any) -> dict[str, Any]:
+    accept = [{"header": "x-key", "values": ["k" * 32]}]
+    return top(inbound={"listen": "0.0.0.0:4103", "app": "http://h:1", "accept": accept, **settings})
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
+    "protect: a star in a segment": (guarding(protect=["/internal*"]), "inbound.protect[0]", 'write "**"'),
+    "protect: a query": (guarding(protect=["/a", "/internal?x=1"]), "inbound.protect[1]", "leave"),
+    "protect: a regular expression": (guarding(protect=["/internal/[a-z]+"]), "inbound.protect[0]", "no regular"),
+    "protect: no path": (guarding(protect=["internal"]), "inbound.protect[0]", "a path like /internal"),
+    "protect: parameters": (guarding(protect=["/a;b"]), "inbound.protect[0]", "leave"),
+    "allow: a star in a segment": (
+        guarding(allow=[{"caller": "a", "match": "GET /internal*"}]),
+        "inbound.allow[0].match",
+        'write "**"',
+    ),
+    "allow: a method in lower case": (
+        guarding(allow=[{"caller": "a", "match": "get /internal"}]),
+        "inbound.allow[0].match",
+        "write GET",
+    ),
+    "exempt: a query": (remembering(exempt=["POST /a?b"]), "inbound.idempotency.exempt[0]", "leave"),
+    "route: a star in a segment": (
+        service(routes=[{"match": "GET /a*"}]),
+        "services.user.routes[0].match",
+        'write "**"',
+    ),
+    "retry: a method in lower case": (
+        service(retry={"methods": ["get"]}),
+        "services.user.retry.methods[0]",
+        "write GET",
+    ),
     "no such store": (remembering(store="memory"), "inbound.idempotency.store", "an absolute path or redis"),
     "redis nowhere": (remembering(store="redis"), "inbound.idempotency.store", "redis: { url:"),
     "nothing to ask": (remembering(after_crash="ask"), "inbound.idempotency.after_crash", "ask: /internal"),

@@ -12,7 +12,8 @@ from pydantic_core import PydanticCustomError
 
 from outrider.config.scalars import Duration
 from outrider.model.messages import HOP_BY_HOP, is_field_value
-from outrider.model.patterns import PathPattern
+from outrider.model.methods import is_other_spelling
+from outrider.model.patterns import PathPattern, comparable, covering
 from outrider.model.units import parse_duration
 
 # Characters of a secret that nobody can guess; HS256 demands as many (RFC 7518 §3.2).
@@ -118,6 +119,33 @@ def match(value: Any) -> Any:
         PathPattern(str(value))
     except ValueError as error:
         raise fail(str(error)) from None
+    return value
+
+
+def method(value: str) -> str:
+    """A method, in the case that it has (RFC 9110 §9.1)."""
+    if is_other_spelling(value.encode()):
+        raise fail(f"methods are told apart by case: {value} is not {value.upper()}", f"write {value.upper()}")
+    return value
+
+
+def rule(value: Any) -> Any:
+    """A pattern of the guard, which is compared with all readings of a path."""
+    try:
+        comparable(str(value))
+    except ValueError as error:
+        raise fail(str(error)) from None
+    return value
+
+
+def protected(value: str) -> str:
+    """A path of which the guard protects everything below, too."""
+    if not value.startswith("/"):
+        raise fail(f'expected a path like /internal, got "{value}"', "it protects the path and everything below")
+    try:
+        covering(value)
+    except ValueError as error:
+        raise fail(str(error), "a path protects everything below it, too: protect: [/internal]") from None
     return value
 
 

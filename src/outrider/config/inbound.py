@@ -6,7 +6,7 @@ from outrider.config.checks import SHORTEST_SECRET
 from outrider.config.schema import Accept, Config, Idempotency, Inbound
 from outrider.config.source import Document, KeyPath
 from outrider.model.messages import is_field_value
-from outrider.model.patterns import comparable, is_named
+from outrider.model.patterns import covering, is_named
 from outrider.model.variables import VARIABLE
 
 
@@ -91,7 +91,7 @@ def _check_jwt(accept: Accept, document: Document, at: KeyPath) -> None:
 def _check_rules(inbound: Inbound, document: Document) -> None:
     """Rules that can never decide anything."""
     seen: list[tuple[str, str]] = []
-    protected = [comparable(f"* {path}") for path in inbound.protect]
+    protected = [covering(path) for path in inbound.protect]
     headers = [accept for accept in inbound.accept if accept.header is not None]
     named = {name for one in inbound.accept if one.jwt for name in one.jwt.issuer}
     open_ended = bool(headers) or any(one.jwt and not one.jwt.issuer for one in inbound.accept)

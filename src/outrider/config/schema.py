@@ -74,8 +74,8 @@ class Accept(Base):
 class Allow(Base):
     caller: str
     """Who: a name, or the beginning of one and `*`."""
-    match: Annotated[str, BeforeValidator(checks.match)]
-    """What: METHOD /path, as in a route."""
+    match: Annotated[str, BeforeValidator(checks.rule)]
+    """What: METHOD /path, as in a route. It opens what it says and no more: write /internal/** for everything below."""
 
 
 class InboundRate(Base):
@@ -106,7 +106,7 @@ class Idempotency(Base):
     ask: Annotated[str, BeforeValidator(checks.lookup_path)] | None = None
     """A path of the app with {key} in it. GET answers what the call with that key was answered, and 404 if the app has
     neither executed nor begun it."""
-    exempt: list[Annotated[str, BeforeValidator(checks.match)]] = []
+    exempt: list[Annotated[str, BeforeValidator(checks.rule)]] = []
     """METHOD /path of operations whose answers must not be stored."""
 
 
@@ -126,8 +126,11 @@ class Inbound(Base):
     passed on as they come, for a guard behind a proxy that sets them and takes off what strangers send."""
     tls: ServerTls | None = None
     """Certificate of this listener, and whose callers' certificates to ask for."""
-    protect: list[Annotated[str, Field(pattern=r"^/")]] = ["/**"]
-    """Paths that only proven callers reach, however they are spelled; all, if left out. Others pass."""
+    protect: list[
+        Annotated[str, AfterValidator(checks.protected), WithJsonSchema({"type": "string", "pattern": "^/"})]
+    ] = ["/**"]
+    """Paths that only proven callers reach, each with everything below it and however it is spelled; all, if left out.
+    {name} or * stands for one segment, ** for any number. Other paths pass."""
     accept: list[Accept] = []
     """What proves who calls; any one will do. Nothing: everybody is refused."""
     allow: list[Allow] | None = None
@@ -253,7 +256,13 @@ class Correlation(Base):
 class Retry(Base):
     max_retries: Annotated[Whole, Field(ge=0, le=30)] = 3
     """Attempts after the first."""
-    methods: list[Annotated[str, Field(pattern=r"^[A-Z]+$")]] = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"]
+    methods: list[Annotated[str, Field(pattern=r"^[!#$%&'+.^_`~0-9A-Za-z-]+$"), AfterValidator(checks.method)]] = [
+        "GET",
+        "HEAD",
+        "OPTIONS",
+        "PUT",
+        "DELETE",
+    ]
     """Methods that may be repeated although the target may have acted. Others are repeated only with an
     Idempotency-Key, or when nothing was sent."""
     on_status: list[Status] = [500, 502, 503, 504]
@@ -477,7 +486,8 @@ class Policy(PolicyFields):
 
 class Route(PolicyFields):
     match: Annotated[str, BeforeValidator(checks.match)]
-    """METHOD /path with {name} or * for a segment and ** for the rest; the method may be *. First match wins."""
+    """METHOD /path with {name} or * for a segment and ** for any number of them; the method may be *, or several with |
+    between them. First match wins."""
 
 
 class Target(Base):

@@ -296,6 +296,12 @@ CASES: dict[str, Case] = {
     "protected, doubled slash": refused(make_guard(key(KEY)), arriving("//internal/x"), "no_key"),
     "protected, parameter": refused(make_guard(key(KEY)), arriving("/internal;x/y"), "no_key"),
     "protected, backslash": refused(make_guard(key(KEY)), arriving("/\\internal\\x"), "no_key"),
+    "protected, without a pattern for below": refused(
+        make_guard(key(KEY), protect=["/internal"]), arriving("/internal/users/1"), "no_key"
+    ),
+    "protected, with a format": refused(make_guard(key(KEY)), arriving("/internal.json"), "no_key"),
+    "protected, trimmed": refused(make_guard(key(KEY)), arriving("/%20internal%0b/x"), "no_key"),
+    "what only begins alike": passes(make_guard(key(KEY), protect=["/internal"]), arriving("/internals")),
     "protected, trailing slash": refused(make_guard(key(KEY)), arriving("/internal/"), "no_key"),
     "protected with a trailing slash": refused(
         make_guard(key(KEY), protect=["/internal/"]), arriving("/internal/"), "no_key"
@@ -568,3 +574,21 @@ def test_who_is_counted_is_bounded() -> None:
     uses = guard.key_uses["k.values[0]"]
     assert len(uses) == 129
     assert uses["others"] == 1000 - 128
+
+
+@pytest.mark.parametrize("path", ["/%20" * 5000, "/a/../" * 2000 + "%252e", "/%2569" * 1000])
+def test_proof_comes_before_the_path_is_read(path: str) -> None:
+    """A proven caller that no rule bounds may send any path, and one that proves nothing learns from no path of it more
+    than 401 where everything is protected."""
+    guard = Guard([key(KEY)], protect=["/internal"])
+    assert guard.admit(arriving(path, headers=[("x-service-key", KEY), ORDERS])) is None
+    unproven = Guard([key(KEY)], protect=["/"]).admit(arriving(path))
+    assert unproven is not None
+    assert unproven.kind is Kind.UNAUTHENTICATED
+
+
+def test_a_path_with_too_many_readings_is_refused() -> None:
+    """Where it depends on the path, one that nobody can be sure about is closed."""
+    failure = Guard([key(KEY)], protect=["/internal"]).admit(arriving("/%20" * 5000))
+    assert failure is not None
+    assert failure.kind is Kind.BAD_REQUEST

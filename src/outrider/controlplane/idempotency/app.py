@@ -12,7 +12,8 @@ from urllib.parse import quote
 from outrider.dataplane.policies.guard import CALLER_HEADER
 from outrider.dataplane.policies.idempotency import UnknownError, identity_of
 from outrider.dataplane.policies.idempotency_key import KEY
-from outrider.dataplane.readings import MOST, readings
+from outrider.dataplane.readings import readings
+from outrider.model.folding import folded
 from outrider.model.messages import HOP_BY_HOP, is_field_value
 from outrider.model.reply import Reply
 
@@ -34,7 +35,7 @@ class AppLookup:
         self._app = app.rstrip("/")
         self._path = path
         before, in_path, _ = path.partition("?")[0].partition("{key}")
-        self._below = before.lower().encode() if in_path else b"/"
+        self._below = folded(before.encode()) if in_path else b"/"
         self._limit = limit
         self._session: ClientSession | None = None
 
@@ -45,7 +46,7 @@ class AppLookup:
 
         path = self._path.replace("{key}", quote(key.decode("latin-1"), safe="", encoding="latin-1"))
         paths = readings(path.encode())
-        if len(paths) >= MOST or not all(one.startswith(self._below) for one in paths):
+        if paths is None or not all(one.startswith(self._below) for one in paths):
             raise UnknownError("the key would lead to another path of the app")  # which nobody has been let in to
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=_TIMEOUT)

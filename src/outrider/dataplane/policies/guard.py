@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from hmac import compare_digest
 from typing import TYPE_CHECKING, Final, Protocol
 
-from outrider.dataplane.readings import MOST, readings
+from outrider.dataplane.readings import readings
 from outrider.model.failure import Failure, Kind, body_too_large
 from outrider.model.messages import is_field_value
 from outrider.model.outcome import Outcome
-from outrider.model.patterns import HeaderNames, comparable, is_named
+from outrider.model.patterns import HeaderNames, comparable, covering, is_named
 from outrider.model.variables import VARIABLE
 
 if TYPE_CHECKING:
@@ -203,11 +203,11 @@ class Guard:
         several_keys: bool = False,
         max_unproven_body: int = sys.maxsize,
     ) -> None:
-        """`protect` are path patterns, `rules` None where any proven caller may do anything. `identity` are names of
-        headers, or beginnings with `*`, that say who somebody is: from the unproven they are taken off. A caller that
-        has not proven itself may send at most `max_unproven_body` bytes."""
+        """`protect` are paths that are protected with all below them, `rules` None where any proven caller may do
+        anything. `identity` are names of headers, or beginnings with `*`, that say who somebody is: from the unproven
+        they are taken off. A caller that has not proven itself may send at most `max_unproven_body` bytes."""
         self._proofs = tuple(proofs)
-        self._protected = tuple(comparable(f"* {path}") for path in protect)
+        self._protected = tuple(covering(path) for path in protect)
         self._all_protected = any(pattern.any_path for pattern in self._protected)
         self._rules = None if rules is None else tuple(rules)
         self._identity = HeaderNames(identity)
@@ -221,30 +221,26 @@ class Guard:
         self._max_unproven_body = max_unproven_body
 
     def admit(self, call: Call) -> Failure | None:
-        paths: tuple[bytes, ...] = ()
-        protected = self._all_protected
-        if not protected or self._rules is not None:
-            paths = readings(call.path)
-            if len(paths) >= MOST:
-                return self._refuse(call, Kind.BAD_REQUEST, "path_ambiguous", "the path can be read in too many ways")
-            protected = protected or any(
-                pattern.matches(call.method, path) for pattern in self._protected for path in paths
-            )
+        # Proof comes first, and the path is read only where something hangs on it: strangers choose it.
         caller, require, reason = self._proven(call)
         if not caller:
-            self._unidentify(call)
-            if protected:
-                return self._refuse(call, Kind.UNAUTHENTICATED, reason, "the caller is not authenticated")
-            self.public += 1
-            return self._bound_body(call) if call.body is not None else None
+            return self._admit_unproven(call, reason)
         call.caller = caller
         self.proven += 1
-        if not protected:
+        rules = self._rules
+        if rules is None and not require:
             return None
+        paths: tuple[bytes, ...] = ()
+        if rules is not None or not self._all_protected:
+            read = readings(call.path)
+            if read is None:
+                return self._ambiguous(call)
+            if not self._protects(call.method, read):
+                return None
+            paths = read
         missing = [name.decode() for name in require if name in call.nominated or not call.noted.get(name, b"").strip()]
         if missing:
             return self._refuse(call, Kind.UNIDENTIFIED, "not_identified", f"missing headers: {', '.join(missing)}")
-        rules = self._rules
         if rules is not None:
             for path in paths:
                 if not any(rule.allows(caller, call.method, path) for rule in rules):
@@ -291,6 +287,27 @@ class Guard:
             uses[caller] = 1
         else:
             uses[_OTHERS] = uses.get(_OTHERS, 0) + 1
+
+    def _admit_unproven(self, call: Call, reason: str) -> Failure | None:
+        """Let a call pass that proves nothing, to what is not protected."""
+        self._unidentify(call)
+        if not self._all_protected:
+            read = readings(call.path)
+            if read is None:
+                return self._ambiguous(call)
+            if not self._protects(call.method, read):
+                self.public += 1
+                return self._bound_body(call) if call.body is not None else None
+        return self._refuse(call, Kind.UNAUTHENTICATED, reason, "the caller is not authenticated")
+
+    def _protects(self, method: bytes, paths: tuple[bytes, ...]) -> bool:
+        """Whether any reading of a path is protected."""
+        if self._all_protected:
+            return True
+        return any(pattern.matches(method, path) for pattern in self._protected for path in paths)
+
+    def _ambiguous(self, call: Call) -> Failure:
+        return self._refuse(call, Kind.BAD_REQUEST, "path_ambiguous", "the path can be read in too many ways")
 
     def _refuse(self, call: Call, kind: Kind, reason: str, detail: str) -> Failure:
         self.refused[reason] += 1

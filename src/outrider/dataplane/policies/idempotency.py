@@ -140,8 +140,12 @@ class Idempotency:
         key = call.noted.get(KEY, b"").strip()
         if not key or call.method not in _KEYED or KEY in call.nominated:
             return None
-        if self._exempt and any(one.matches(call.method, path) for one in self._exempt for path in readings(call.path)):
-            return None
+        if self._exempt:
+            paths = readings(call.path)
+            if paths is None:
+                return Failure(Kind.BAD_REQUEST, "the path can be read in too many ways")
+            if any(one.matches(call.method, path) for one in self._exempt for path in paths):
+                return None
         if len(key) > _LONGEST_KEY:
             return Failure(Kind.BAD_REQUEST, f"Idempotency-Key is longer than {_LONGEST_KEY} characters")
         return self._ask(call, key)
