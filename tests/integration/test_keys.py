@@ -21,6 +21,7 @@ from tests.integration.harness import (
     Exchange,
     Sidecar,
     Target,
+    chunked,
     eventually,
     exchange,
     get,
@@ -181,6 +182,102 @@ services: {{ other: 'http://127.0.0.1:9' }}
         assert await status(first, "a") == 401
         assert app.seen[0].get("authorization") is None
         assert app.seen[0].get("x-outrider-caller") == "booking"
+
+
+def tokens_from(issuer: Target) -> str:
+    """The credential `k`, fetched from this issuer."""
+    return (
+        f"credentials: {{ k: {{ oauth2: {{ token_url: '{issuer.url}/t', client_id: me, client_secret: s3cret }} }} }}\n"
+    )
+
+
+async def issue(one: Exchange) -> None:
+    """An issuer that gives another token each time: t1, t2 and so on."""
+    await one.body()
+    await one.send(response(200, b'{"access_token":"t%d","expires_in":3600}' % len(one.target.seen)))
+
+
+@pytest.mark.parametrize("critical", [True, False])
+async def test_nothing_is_sent_without_its_credential(outrider: Outrider, critical: bool) -> None:
+    """Until a credential has been fetched for the first time, calls that need it are 503 and reach no target, and the
+    sidecar is not ready unless the app can do without; others pass; then everything is well by itself."""
+    async with Target(plain(500)) as issuer, Target(plain()) as target:
+        text = tokens_from(issuer)
+        text += f"services: {{ user: {{ url: '{target.url}', auth: k, critical: {str(critical).lower()} }}, "
+        text += f"other: '{target.url}' }}"
+        async with outrider(text) as proxy:
+            proxy.expected_errors.append("credential k cannot be fetched")
+            telemetry = proxy.app.ports["telemetry.listen"]
+            for method in ("GET", "POST"):
+                answer = await exchange(proxy.port, request(method, "/user/x", b"1" if method == "POST" else None))
+                assert answer.status == 503
+                problem = json.loads(answer.body)
+                assert (problem["error"], problem["origin"]) == ("CREDENTIAL_MISSING", "proxy")
+                assert answer.get("retry-after") == "1"
+            assert target.seen == []
+            assert (await exchange(proxy.port, get("/other/x"))).status == 200
+            ready = await exchange(telemetry, get("/readyz"))
+            assert (ready.status, b" k\n" in ready.body) == ((503, True) if critical else (200, False))
+            assert (await exchange(telemetry, get("/healthz"))).status == 200
+            issuer.script(issue)
+            await rotate(proxy)
+            assert (await exchange(proxy.port, get("/user/x"))).status == 200
+            assert target.seen[-1].get("authorization") == f"Bearer t{len(issuer.seen)}"
+            assert (await exchange(telemetry, get("/readyz"))).status == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_revoked_token_is_fetched_anew(outrider: Outrider, method: str) -> None:
+    """A 401 to a fetched token has it fetched again at once, and refused calls, of any method, are made once
+    more with the new one; with retries switched off, too."""
+    async with Target(issue) as issuer, Target(plain()) as target:
+        text = tokens_from(issuer) + f"services: {{ user: {{ url: '{target.url}', auth: k, retry: false }} }}"
+
+        async def takes_second(one: Exchange) -> None:
+            await one.body()
+            await one.send(response(200 if one.request.get("authorization") == "Bearer t2" else 401))
+
+        async with outrider(text) as proxy:
+            data = request(method, "/user/x", b"charge" if method == "POST" else None)
+            assert (await exchange(proxy.port, data)).status == 200
+            target.script(takes_second)
+            answers = await asyncio.gather(*(exchange(proxy.port, data) for _ in range(5)))
+            assert [answer.status for answer in answers] == [200] * 5
+            assert len(issuer.seen) == 2
+            assert (await exchange(proxy.port, data)).status == 200
+            if method == "POST":
+                assert {seen.body for seen in target.seen} == {b"charge"}
+
+
+async def test_a_target_that_always_refuses_does_not_hammer_the_issuer(outrider: Outrider) -> None:
+    """Its 401s pass, and ask for one new token, not for one each."""
+    async with Target(issue) as issuer, Target(plain(401)) as target:
+        text = tokens_from(issuer) + f"services: {{ user: {{ url: '{target.url}', auth: k }} }}"
+        async with outrider(text) as proxy:
+            for _ in range(20):
+                assert (await exchange(proxy.port, get("/user/x"))).status == 401
+            assert len(issuer.seen) == 2
+            assert len(target.seen) == 21
+
+
+@pytest.mark.parametrize("body", [b"", b"revoked"])
+async def test_while_the_issuer_is_down_a_401_passes(outrider: Outrider, body: bytes) -> None:
+    """There is no new token to try, so the app gets the target's answer, body included."""
+
+    async def refuse(one: Exchange) -> None:
+        await one.send(b"HTTP/1.1 401 Unauthorized\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await asyncio.sleep(0.02)
+        await one.send(chunked(body) if body else chunked())
+
+    async with Target(issue) as issuer, Target(plain()) as target:
+        text = tokens_from(issuer) + f"services: {{ user: {{ url: '{target.url}', auth: k }} }}"
+        async with outrider(text) as proxy:
+            proxy.expected_errors.append("credential k cannot be fetched")
+            issuer.script(plain(503))
+            target.script(refuse)
+            answer = await exchange(proxy.port, get("/user/x"))
+            assert (answer.status, answer.body) == (401, body)
+            assert len(target.seen) == 1
 
 
 async def test_an_issuer_that_fails_breaks_no_call(outrider: Outrider, tmp_path: Path) -> None:

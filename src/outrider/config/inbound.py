@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from outrider.config.checks import SHORTEST_SECRET
+from outrider.config.keys import KeyTextError, verifying_key
 from outrider.config.schema import Accept, Config, Idempotency, Inbound
 from outrider.config.source import Document, KeyPath
 from outrider.model.messages import is_field_value
@@ -78,14 +79,10 @@ def _check_jwt(accept: Accept, document: Document, at: KeyPath) -> None:
         return
     if jwt.key is None:
         return
-    pem = "-----BEGIN" in jwt.key
-    if jwt.alg == "HS256" and pem:
-        document.complain((*at, "key"), "HS256 takes a shared secret, not a PEM key", "alg: RS256 or ES256?")
-    elif jwt.alg == "HS256" and len(jwt.key) < SHORTEST_SECRET:
-        message = f"the secret has only {len(jwt.key)} characters; HS256 needs {SHORTEST_SECRET} (RFC 7518 section 3.2)"
-        document.complain((*at, "key"), message)
-    elif jwt.alg != "HS256" and not pem:
-        document.complain((*at, "key"), f"{jwt.alg} takes a public key in PEM", "${file:/path/to/public.pem}")
+    try:
+        verifying_key(jwt.alg, jwt.key)
+    except KeyTextError as error:
+        document.complain((*at, "key"), str(error), error.hint)
 
 
 def _check_rules(inbound: Inbound, document: Document) -> None:

@@ -33,7 +33,7 @@ from outrider.dataplane.policies.breaker import Breaker, BreakerSettings, Transi
 from outrider.dataplane.policies.budget import RetryBudget
 from outrider.dataplane.policies.concurrency import ConcurrencyLimit
 from outrider.dataplane.policies.context import Context
-from outrider.dataplane.policies.credentials import Credential, TokenCredential
+from outrider.dataplane.policies.credentials import Credential, FetchedCredentials, TokenCredential
 from outrider.dataplane.policies.criticality import CRITICAL
 from outrider.dataplane.policies.deadline import Deadline
 from outrider.dataplane.policies.fallback import Fallback, Prepared
@@ -315,6 +315,7 @@ class _Compiler:
             else None,
             headers=Headers(templates, policy.headers.remove),
             credentials=[self._out.credentials[name] for name in policy.auth],
+            fetched=self._fetched(policy.auth),
             rate_limit=shared.once("rate_limit", own, lambda: rate_limit(policy.rate_limit, workers, self._noted)),
             throttle=shared.once(
                 "throttle", own, lambda: self._throttle(_label(declared, name, "throttle", own), policy)
@@ -350,6 +351,12 @@ class _Compiler:
         if policy.fallback:
             self._stand_ins.append((made, policy.fallback, correlation.header.lower().encode()))
         return made
+
+    def _fetched(self, names: tuple[str, ...]) -> FetchedCredentials | None:
+        """What refuses calls until their credentials have been fetched; None where none has to be."""
+        made = [(name, self._out.credentials[name]) for name in names]
+        waited_for = [(name, one) for name, one in made if isinstance(one, Credential) and not one.ready]
+        return FetchedCredentials(waited_for) if waited_for else None
 
     def _throttle(self, label: str, policy: Effective) -> Throttle | None:
         if policy.throttle is None:

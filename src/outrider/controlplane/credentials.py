@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import shlex
@@ -17,9 +16,12 @@ from time import monotonic
 from typing import Any, Protocol
 from urllib.parse import quote_plus
 
+from outrider.config.keys import signing_key
 from outrider.config.schema import Credential as CredentialConfig
 from outrider.config.schema import MintedJwt, OAuth2
-from outrider.dataplane.policies.credentials import Credential, Mint
+from outrider.controlplane.fetch import FetchError, fetch, parse_json
+from outrider.dataplane.policies.credentials import Credential, Mint, Renewal
+from outrider.model.addresses import hide_in_urls
 
 log = logging.getLogger("outrider")
 
@@ -33,10 +35,6 @@ _REAPED_WITHIN = 1.0  # seconds from SIGKILL
 _USUAL_LIFE, _LONGEST_LIFE = 300.0, 30 * 86400.0
 
 
-class FetchError(Exception):
-    """A source has not given a secret; the message says why, without the secret."""
-
-
 class Fetch(Protocol):
     """Gets a secret: its value, and for how many seconds it is good."""
 
@@ -46,19 +44,15 @@ class Fetch(Protocol):
 def minter(jwt: MintedJwt, service: str, key: str) -> Mint:
     """What signs tokens with this key. Raises ValueError if the key is not one for the algorithm."""
     import jwt as pyjwt
-    from cryptography.exceptions import UnsupportedAlgorithm
 
+    signs = signing_key(jwt.alg, key)
     issuer = jwt.issuer.replace("{service}", service)
     headers = {"kid": jwt.kid} if jwt.kid is not None else None
 
     def mint(audience: str, issued: int, expires: int) -> str:
         claims: dict[str, Any] = {"iss": issuer, "sub": issuer, "aud": audience, "iat": issued, "exp": expires}
-        return pyjwt.encode({**jwt.claims, **claims}, key, algorithm=jwt.alg, headers=headers)
+        return pyjwt.encode({**jwt.claims, **claims}, signs, algorithm=jwt.alg, headers=headers)
 
-    try:
-        mint("check", 0, 1)
-    except (pyjwt.PyJWTError, TypeError, ValueError, AttributeError, UnsupportedAlgorithm):
-        raise ValueError(f"the key is not one that signs with {jwt.alg}") from None
     return mint
 
 
@@ -71,19 +65,44 @@ class Fetched:
         self._fetch = fetch
         self.expires = 0.0  # monotonic seconds
         self.failures = 0
+        self._refused = asyncio.Event()  # a target has refused the value
+        self._under_way: asyncio.Task[float] | None = None
+        credential.renewal = Renewal(self._refused.set)
 
     async def first(self) -> float:
         """Fetch once; in how many seconds to do it again."""
         return await self.refresh()
 
     async def watch(self, pause: float) -> None:
-        """Fetch ahead of expiry, until cancelled."""
+        """Fetch ahead of expiry, and when a target has refused the value, until cancelled."""
         while True:
-            await asyncio.sleep(pause)
-            pause = await self.refresh()
+            pause = await self.next_fetch(pause)
+
+    async def next_fetch(self, pause: float) -> float:
+        """Wait so many seconds, or until a target has refused the value, and fetch; returns the next pause."""
+        try:
+            async with asyncio.timeout(pause):
+                await self._refused.wait()
+        except TimeoutError:
+            pass
+        else:
+            log.info("credential %s was refused by a target and is fetched anew", self.name)
+        return await self.refresh()
 
     async def refresh(self) -> float:
-        """Fetch now. One fetch serves all calls that wait for it, as none of them starts one."""
+        """Fetch now, together with whatever else wants it now; returns in how many seconds to do it again."""
+        if self._under_way is None:
+            self._under_way = asyncio.create_task(self._refresh())
+            self._under_way.add_done_callback(self._ended)
+        return await asyncio.shield(self._under_way)
+
+    def _ended(self, _: asyncio.Task[float]) -> None:
+        self._under_way = None
+        self._refused.clear()
+        if self.credential.renewal is not None:
+            self.credential.renewal.ended()
+
+    async def _refresh(self) -> float:
         try:
             value, life = await self._fetch()
             self.credential.replace(value)
@@ -103,43 +122,29 @@ class Fetched:
 
 def fetch_oauth2(settings: OAuth2) -> Fetch:
     """Asks the issuer for an access token."""
+    shown = hide_in_urls(settings.token_url)
 
-    async def fetch() -> tuple[str, float]:
-        import aiohttp  # which takes longer to import than everything that starts before it is needed
-
+    async def fetch_token() -> tuple[str, float]:
         form = {"grant_type": "client_credentials"}
         if settings.scope is not None:
             form["scope"] = settings.scope
         if settings.audience is not None:
             form["audience"] = settings.audience
         headers = {"authorization": f"Basic {_basic(settings.client_id, settings.client_secret)}"}
+        answer = await fetch(settings.token_url, timeout=_TIMEOUT, limit=_LARGEST, form=form, headers=headers)
+        if answer.status != 200:
+            raise FetchError(f"{shown} answered {answer.status}")
         try:
-            async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT)) as session,
-                session.post(settings.token_url, data=form, headers=headers, allow_redirects=False) as response,
-            ):
-                if response.status != 200:
-                    raise FetchError(f"{settings.token_url} answered {response.status}")
-                data = b""
-                async for piece in response.content.iter_any():
-                    data += piece
-                    if len(data) > _LARGEST:
-                        raise FetchError(f"{settings.token_url} answered more than {_LARGEST} bytes")
-            return _token(data)
-        except TimeoutError:
-            raise FetchError(f"{settings.token_url} did not answer in time") from None
-        except (aiohttp.ClientError, OSError, ValueError, RecursionError) as error:
-            raise FetchError(f"{settings.token_url}: {error or type(error).__name__}") from None
+            return _token(answer.body)
+        except ValueError as error:
+            raise FetchError(f"{shown}: {error}") from None
 
-    return fetch
+    return fetch_token
 
 
 def _token(data: bytes) -> tuple[str, float]:
     """The token in an issuer's answer, and for how many seconds it is good. Raises ValueError."""
-    try:
-        answer = json.loads(data)
-    except ValueError:
-        raise ValueError("its answer is not JSON") from None
+    answer = parse_json(data)
     token = answer.get("access_token") if isinstance(answer, dict) else None
     if not isinstance(token, str) or not token:
         raise ValueError("it gave no access_token")

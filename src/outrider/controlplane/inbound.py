@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from outrider.config.checks import SHORTEST_SECRET
+from outrider.config.keys import verifying_key
 from outrider.config.schema import Accept, Config, Inbound
 from outrider.config.schema import Idempotency as IdempotencySettings
 from outrider.controlplane.idempotency.app import AppLookup
@@ -85,21 +85,6 @@ def compile_guard(config: Config, inbound: Inbound) -> Guarded:
     return Guarded(guard, noted, keys, key_sets, tokens)
 
 
-def token_keys(alg: str, key: str) -> object:
-    """What PyJWT takes for this algorithm: the secret, or the public key out of its PEM. Raises ValueError."""
-    if alg == "HS256":
-        if len(key) < SHORTEST_SECRET or "-----BEGIN" in key:
-            raise ValueError(f"HS256 takes a secret of at least {SHORTEST_SECRET} characters")
-        return key.encode()
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.serialization import load_pem_public_key
-
-    try:
-        return load_pem_public_key(key.encode())
-    except UnsupportedAlgorithm as error:
-        raise ValueError(str(error)) from None
-
-
 @dataclass(slots=True)
 class Remembered:
     """What remembers keyed calls: the policy, its store, and how the app is asked about lost ones."""
@@ -151,9 +136,7 @@ def _store(config: Config, settings: IdempotencySettings) -> SqliteStore | Redis
 def _tokens(config: Config, accept: Accept, name: str) -> TokenProof:
     jwt = accept.jwt
     assert jwt is not None
-    keys: dict[str | None, object] = {}
-    if jwt.key is not None:
-        keys[None] = token_keys(jwt.alg, jwt.key)
+    keys = [(None, verifying_key(jwt.alg, jwt.key))] if jwt.key is not None else []
     return TokenProof(
         jwt.alg,
         keys,

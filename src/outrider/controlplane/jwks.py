@@ -4,13 +4,16 @@ that is not among them."""
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from outrider.dataplane.policies.tokens import TokenProof
+from outrider.config.checks import SHORTEST_SECRET
+from outrider.config.keys import KeyTextError, fit
+from outrider.controlplane.fetch import FetchError, fetch, parse_json
+from outrider.dataplane.policies.tokens import Keys, TokenProof
+from outrider.model.addresses import hide_in_urls
 
 log = logging.getLogger("outrider")
 
@@ -22,6 +25,10 @@ _AGAIN = 5.0
 _BEING_WRITTEN = 2  # looks in a row: the first one may have come in the middle of a change
 _TIMEOUT = 3.0
 _LARGEST = 1 << 20
+_MOST_KEYS = 100
+_LONGEST_MEMBER = 4096  # characters; an RSA key of 16384 bits has 2731
+# What a public key consists of (RFC 7518 §6). Everything else in a key, private members above all, is left aside.
+_PUBLIC = {"RSA": ("n", "e"), "EC": ("crv", "x", "y"), "OKP": ("crv", "x"), "oct": ("k",)}
 
 
 class KeySet:
@@ -29,9 +36,10 @@ class KeySet:
 
     def __init__(self, source: str, alg: str, proof: TokenProof) -> None:
         self._source = source
+        self._shown = hide_in_urls(source)
         self._alg = alg
         self._proof = proof
-        self._seen = b""
+        self._seen: bytes | None = None
         self._failures = 0
         self._wanted = asyncio.Event()
         self._looked = 0.0
@@ -43,28 +51,39 @@ class KeySet:
         try:
             data = await self._read()
             if data != self._seen:
-                keys = parse(data, self._alg)
+                keys, skipped = await asyncio.to_thread(parse, data, self._alg)
                 self._proof.replace(keys)
                 self._seen = data
-                log.info("%s has %d keys for %s", self._source, len(keys), self._alg)
-        except (OSError, ValueError, TimeoutError) as error:
+                log.info("%s has %d keys for %s", self._shown, len(keys), self._alg)
+                if skipped:
+                    log.warning("%s: %d keys are left out: %s", self._shown, len(skipped), "; ".join(skipped[:3]))
+        except (FetchError, OSError, ValueError) as error:
             self._failures += 1
             if self._failures == (1 if self._is_url() else _BEING_WRITTEN):
-                log.error("the key set %s cannot be used: %s; the last keys stay", self._source, error or "no answer")
+                log.error("the key set %s cannot be used: %s; the last keys stay", self._shown, error)
             return _AGAIN if self._is_url() else _FILE_EVERY
+        if self._failures:
+            log.info("the key set %s can be used again", self._shown)
         self._failures = 0
         return _URL_EVERY if self._is_url() else _FILE_EVERY
 
     async def watch(self, pause: float) -> None:
         """Look again and again, sooner if a token names an unknown key, until cancelled."""
         while True:
-            self._wanted.clear()
-            try:
-                await asyncio.wait_for(self._wanted.wait(), pause)
-                await asyncio.sleep(max(0.0, self._looked + _ON_DEMAND_EVERY - monotonic()) if self._is_url() else 0.0)
-            except TimeoutError:
-                pass
-            pause = await self.look()
+            pause = await self.next_look(pause)
+
+    async def next_look(self, pause: float) -> float:
+        """Wait so many seconds, less if a token names an unknown key, and look; returns the next pause. Tokens bring a
+        look forward, never put it off."""
+        self._wanted.clear()
+        due = monotonic() + pause
+        try:
+            async with asyncio.timeout(pause):
+                await self._wanted.wait()
+                await asyncio.sleep(min(due, self._looked + _ON_DEMAND_EVERY) - monotonic() if self._is_url() else 0.0)
+        except TimeoutError:
+            pass
+        return await self.look()
 
     def _is_url(self) -> bool:
         return not self._source.startswith("/")
@@ -72,39 +91,68 @@ class KeySet:
     async def _read(self) -> bytes:
         if not self._is_url():
             return await asyncio.to_thread(Path(self._source).read_bytes)
-        import aiohttp  # late, as it takes long to import
+        answer = await fetch(self._source, timeout=_TIMEOUT, limit=_LARGEST)
+        if answer.status != 200:
+            raise FetchError(f"it answered {answer.status}")
+        return answer.body
 
+
+def parse(data: bytes, alg: str) -> tuple[Keys, list[str]]:
+    """The keys of a set that may be used with this algorithm, each with its `kid`, and why others that should be usable
+    are not. Raises ValueError if there is none."""
+    found = parse_json(data)
+    listed = found.get("keys") if isinstance(found, dict) else None
+    if not isinstance(listed, list):
+        raise ValueError("it is not a key set")
+    keys: list[tuple[str | None, Any]] = []
+    skipped: list[str] = []
+    for one in listed:
+        if not isinstance(one, dict) or one.get("alg", alg) != alg or one.get("use", "sig") != "sig":
+            continue  # it is for something else
+        if len(keys) + len(skipped) == _MOST_KEYS:
+            skipped.append(f"there are more than {_MOST_KEYS}")
+            break
+        kid = one.get("kid")
         try:
-            async with (
-                aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_TIMEOUT)) as session,
-                session.get(self._source, allow_redirects=False) as response,
-            ):
-                if response.status != 200:
-                    raise ValueError(f"it answered {response.status}")
-                data = await response.content.read(_LARGEST + 1)
-        except aiohttp.ClientError as error:
-            raise ValueError(str(error) or type(error).__name__) from None
-        if len(data) > _LARGEST:
-            raise ValueError(f"it is larger than {_LARGEST} bytes")
-        return data
+            if kid is not None and not isinstance(kid, str):
+                raise ValueError("its kid is not text")
+            keys.append((kid, _public_key(one, alg)))
+        except KeyTextError as error:
+            if one.get("alg") == alg:  # otherwise the set is simply for several algorithms
+                skipped.append(f"{_named(kid)}: {error}")
+        except ValueError as error:
+            skipped.append(f"{_named(kid)}: {error}")
+    if not keys:
+        raise ValueError(f"it has no key for {alg}" + "".join(f"; {why}" for why in skipped[:3]))
+    return keys, skipped
 
 
-def parse(data: bytes, alg: str) -> dict[str | None, Any]:
-    """The keys of a set that are for this algorithm, by `kid`. Raises ValueError if there are none."""
+def _public_key(members: dict[str, Any], alg: str) -> Any:
+    """The key as PyJWT takes it. Raises ValueError, or KeyTextError for a good key that is not for this algorithm."""
     import jwt
 
+    kind = members.get("kty")
+    if not isinstance(kind, str) or kind not in _PUBLIC:
+        raise ValueError("its kty is not known")
+    public: dict[str, Any] = {"kty": kind}
+    for name in _PUBLIC[kind]:
+        value = members.get(name)
+        if not isinstance(value, str) or len(value) > _LONGEST_MEMBER:
+            raise ValueError(f"its member {name} is missing or too long")
+        public[name] = value
+    wanted = {"HS256": "oct", "RS256": "RSA", "ES256": "EC", "EdDSA": "OKP"}[alg]
+    if kind != wanted:
+        raise KeyTextError(f"a key of the kind {kind} is not for {alg}")
     try:
-        listed = json.loads(data)["keys"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError("it is not a key set") from None
-    keys: dict[str | None, Any] = {}
-    for one in listed if isinstance(listed, list) else []:
-        if not isinstance(one, dict) or one.get("alg", alg) != alg or one.get("use", "sig") != "sig":
-            continue
-        try:
-            keys[one.get("kid")] = jwt.PyJWK(one, alg).key
-        except (jwt.PyJWTError, ValueError, TypeError, KeyError):
-            continue  # one key of a kind that we do not know does not spoil the others
-    if not keys:
-        raise ValueError(f"it has no key for {alg}")
-    return keys
+        key = jwt.PyJWK(public, alg).key
+    except Exception:  # whatever a library makes of a stranger's numbers must not spoil the other keys
+        raise ValueError("it cannot be read") from None
+    if alg == "HS256":
+        if len(key) < SHORTEST_SECRET:
+            raise ValueError(f"it has fewer than {SHORTEST_SECRET} bytes")
+        return key
+    return fit(alg, key)
+
+
+def _named(kid: object) -> str:
+    return f"the key {kid[:40]!r}" if isinstance(kid, str) else "a key without kid"

@@ -114,6 +114,11 @@ class Runtime:
         """Every route, and the one for requests that reach none."""
         return [*self.compiled.routes, self.proxy.no_route]
 
+    def missing_credentials(self) -> list[str]:
+        """Names of credentials that have never been fetched, and that a service needs that is not `critical: false`."""
+        needed = {id(one) for route in self.compiled.routes if route.critical is not False for one in route.credentials}
+        return [one.name for one in self.secrets.fetched if not one.credential.ready and id(one.credential) in needed]
+
     def _on_ejection(self, service: str, endpoint: str, out: bool, why: str) -> None:
         self.ejections[service, "ejected" if out else "returned"] += 1
         fields = {"service": service, "endpoint": endpoint, "why": why}

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from time import monotonic, time
 
 from outrider.config.interpolate import interpolate
+from outrider.config.keys import verifying_key
 from outrider.config.resolve import Resolved
 from outrider.controlplane.credentials import Fetched, fetched, minter
-from outrider.controlplane.inbound import Guarded, token_keys
+from outrider.controlplane.inbound import Guarded
 from outrider.dataplane.policies.credentials import Credential, TokenCredential
 from outrider.dataplane.policies.guard import KeyProof
 from outrider.dataplane.policies.tokens import TokenProof
@@ -100,7 +101,7 @@ class Secrets:
                 continue
 
             def use_key(new: str, alg: str = jwt.alg, tokens: TokenProof = tokens) -> None:
-                tokens.replace({None: token_keys(alg, new)})
+                tokens.replace([(None, verifying_key(alg, new))])
 
             template = templates.get(("inbound", "accept", index, "jwt", "key"))
             self.sources[f"inbound.accept[{index}].jwt"] = Source(use_key, template, jwt.key, time())

@@ -245,6 +245,8 @@ async def first_good(call: Call) -> Response | Failure:
                 describe(call, attempt)
             return result
 
+        if isinstance(result, Response) and result.status == 401 and route.credentials:
+            await renew_refused(call, attempt)
         decision = retry.decide(call, attempt, attempt.answered)
         if decision.wait is None:
             if decision.reason != "not_needed" or call.history is not None:
@@ -278,6 +280,25 @@ def refused_attempt(call: Call, attempt: Attempt, latest: Response | None, retri
     return result
 
 
+async def renew_refused(call: Call, attempt: Attempt) -> None:
+    """After a 401, have fetched credentials fetched anew, and wait for it: they may have been revoked. Not those that
+    were replaced since the attempt began, nor those whose previous value is still to be tried."""
+    if not call.may_repeat() or call.with_old_keys:
+        return
+    for credential in call.route.credentials:
+        renewal = credential.renewal
+        if (
+            renewal is None
+            or credential.replaced_at > attempt.started
+            or credential.has_previous(attempt.answered)
+            or not renewal.begin(attempt.answered)
+        ):
+            continue
+        await renewal.wait(call.deadline - monotonic())
+        if credential.replaced_at > attempt.started:
+            call.note("a credential was refused and has been fetched anew")
+
+
 async def worth_another_look(call: Call, attempt: Attempt, found_open: float) -> bool:
     """Whether the route lets calls wait for an open circuit, and there was time for that. `found_open` is when it was
     first found open, or 0 for just now."""
@@ -309,7 +330,8 @@ def forward(call: Call, response: Response) -> Outcome:
     outcome = SUCCESS if status < 400 else classify(status)
     if call.with_old_keys and status != 401:
         for credential in call.route.credentials:
-            credential.old_uses += 1
+            if credential.has_previous(attempt.started):
+                credential.old_uses += 1
     if outcome is FAILURE:
         call.label = "upstream_error"
     elif call.attempts > 1 and call.label == "ok":

@@ -6,6 +6,7 @@ Around the whole call, outermost first:
 2. context      a refusal must already carry the correlation id the app will look for
    restore      outbound: what the inbound call brought, before anything reads or spends it
    mint key     outbound: before anybody asks whether the call may be repeated
+   fetched      outbound: a call whose credential has not been fetched yet is refused before it uses up any limit
    guard        inbound: nobody else is let any further; behind the context, so that its refusals carry an id
    forwarded    inbound: what only a proven caller may say, so behind the guard
    incoming     inbound: the caller's deadline, and whether the app is well enough to be asked
@@ -40,7 +41,7 @@ from outrider.dataplane.context_store import Keep, Restore
 from outrider.dataplane.policies import Policy, Stamp
 from outrider.dataplane.policies.concurrency import ConcurrencyLimit
 from outrider.dataplane.policies.context import Context
-from outrider.dataplane.policies.credentials import Credential, TokenCredential
+from outrider.dataplane.policies.credentials import Credential, FetchedCredentials, TokenCredential
 from outrider.dataplane.policies.deadline import Deadline
 from outrider.dataplane.policies.forwarded import Forwarded
 from outrider.dataplane.policies.guard import Guard
@@ -64,6 +65,7 @@ class Parts:
     context: Context
     headers: Headers
     credentials: Sequence[Credential | TokenCredential] = ()
+    fetched: FetchedCredentials | None = None
     restore: Restore | None = None
     guard: Guard | None = None
     forwarded: Forwarded | None = None
@@ -84,6 +86,7 @@ def around_the_call(parts: Parts) -> tuple[Policy, ...]:
         parts.context,
         parts.restore,
         parts.mint_key,
+        parts.fetched,
         parts.guard,
         parts.forwarded,
         parts.incoming,

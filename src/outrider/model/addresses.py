@@ -6,12 +6,43 @@ import re
 from typing import Final
 from urllib.parse import SplitResult
 
-_USERINFO: Final = re.compile(r"(?<=://)[^/@\s]+@")
+HIDDEN: Final = "***"
+# A URL within a text: up to a blank, because a password may contain anything else.
+_URL: Final = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]*://)(\S*)")
+# The query of a path that stands alone, as in `/health?token=abc`.
+_PATH_QUERY: Final = re.compile(r"""((?:^|\s)/[^\s?"'<>`]*\?)[^\s"'<>`]*""")
+# The end of a sentence, or of quotes or brackets around a URL, which does not belong to it.
+_BEHIND: Final = ".,:;)]}>\"'`"
 
 
-def without_userinfo(text: str) -> str:
-    """Text with the names and passwords of its URLs hidden."""
-    return _USERINFO.sub("***@", text)
+def hide_in_urls(text: str) -> str:
+    """The text with user names, passwords and query strings of the URLs and paths in it replaced by `***`.
+
+    This is for logs, complaints and status pages. Passwords may contain any character, also those that should have been
+    percent-encoded, so user information ends with the last `@` of the authority; where even that is not certain,
+    nothing of the URL is shown.
+    """
+    if "://" in text:
+        text = _URL.sub(_hide, text)
+    return _PATH_QUERY.sub(rf"\g<1>{HIDDEN}", text) if "?" in text else text
+
+
+def _hide(match: re.Match[str]) -> str:
+    scheme, rest = match[1], match[2]
+    trimmed = rest.rstrip(_BEHIND)
+    if trimmed.startswith("[") and "]" not in trimmed:
+        trimmed = rest[: len(trimmed) + 1]  # http://[::1]
+    behind = rest[len(trimmed) :]
+    authority = re.split(r"[/?#]", trimmed, maxsplit=1)[0]
+    _, at, host = authority.rpartition("@")
+    uncertain = at or (":" in authority and "[" not in authority)
+    if uncertain and "@" in trimmed[len(authority) :]:
+        return f"{scheme}{HIDDEN}{behind}"  # a password may contain what ends an authority
+    if at:
+        trimmed = f"{HIDDEN}@{host}{trimmed[len(authority) :]}"
+    path, question, _ = trimmed.partition("?")
+    path, hash_, _ = path.partition("#")
+    return f"{scheme}{path}{question or hash_}{HIDDEN if question or hash_ else ''}{behind}"
 
 
 def port_of(parts: SplitResult) -> int:

@@ -57,6 +57,8 @@ class Kind(Enum):
                   None, NEUTRAL, "overloaded")  # fmt: skip
     CIRCUIT_OPEN = ("circuit-open", 503, "destination_unavailable", "Circuit open", Origin.PROXY, "UO",
                     None, NEUTRAL, "circuit_open")  # fmt: skip
+    CREDENTIAL_MISSING = ("credential-missing", 503, "proxy_internal_error", "Credential not available", Origin.PROXY,
+                          "-", None, NEUTRAL, "credential_missing")  # fmt: skip
     INTERNAL = ("internal", 500, "proxy_internal_error", "Internal error of the proxy", Origin.PROXY, "-")
 
     NO_ENDPOINT = ("no-endpoint", 503, "destination_unavailable", "No healthy endpoint", Origin.NETWORK, "UH")

@@ -24,7 +24,7 @@ from outrider.controlplane.admin.orders import add_orders, shown
 from outrider.controlplane.runtime import Runtime
 from outrider.dataplane.cluster import Cluster
 from outrider.dataplane.policies.breaker import Breaker
-from outrider.model.addresses import without_userinfo
+from outrider.model.addresses import hide_in_urls
 
 _OUR_HOSTS = frozenset(("127.0.0.1", "localhost", "[::1]", "::1"))
 _SECRET_KEYS = frozenset(("value", "token", "key", "password", "secret"))
@@ -146,7 +146,7 @@ def redacted(document: Document, redact: list[str]) -> dict[str, Any]:
             or (path[:2] == ("inbound", "accept") and ("values" in path or last == "key"))
         ):
             return "***"
-        return without_userinfo(value) if isinstance(value, str) else value
+        return hide_in_urls(value) if isinstance(value, str) else value
 
     provenance = {
         dotted(path): str(mark)

@@ -27,7 +27,7 @@ from redis.exceptions import RedisError
 from outrider.controlplane.idempotency.fields import as_text, from_text
 from outrider.dataplane.policies.idempotency import Entry, StoreError
 from outrider.dataplane.timers import TO_THE_END
-from outrider.model.addresses import without_userinfo
+from outrider.model.addresses import hide_in_urls
 
 log = logging.getLogger("outrider")
 T = TypeVar("T")
@@ -80,7 +80,7 @@ class RedisStore:
     """`ttl` and `timeout` (of one exchange with Redis) in seconds. Services do not see each other's keys."""
 
     def __init__(self, url: str, service: str, ttl: float, timeout: float, clock: Callable[[], float] = time) -> None:
-        self._shown = without_userinfo(url).partition("?")[0]  # there may be a password in the query, too
+        self._shown = hide_in_urls(url).partition("?")[0]  # there may be a password in the query, too
         self._prefix = f"outrider:idempotency:{service}:"
         self._ttl = round(ttl * 1000)
         self._longest = round(max(ttl, TO_THE_END) * 1000)

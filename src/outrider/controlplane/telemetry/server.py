@@ -11,7 +11,8 @@ from outrider.controlplane.runtime import Runtime
 
 def telemetry_app(runtime: Runtime) -> web.Application:
     """`/healthz` answers while the event loop lives; `/readyz` while calls are welcome. Neither ever depends on
-    targets: a sidecar that is restarted because a target is down helps nobody."""
+    targets: a sidecar that is restarted because a target is down helps nobody. Until a credential has been fetched for
+    the first time, `/readyz` names it: a new release with a wrong client secret must not replace one that works."""
     page: list[Callable[[], web.Response]] = []
 
     async def metrics(request: web.Request) -> web.Response:
@@ -27,6 +28,8 @@ def telemetry_app(runtime: Runtime) -> web.Application:
             return web.Response(status=503, text="draining\n")
         if not runtime.ready:
             return web.Response(status=503, text="starting\n")
+        if missing := runtime.missing_credentials():
+            return web.Response(status=503, text=f"no value yet for the credentials: {', '.join(missing)}\n")
         return web.Response(text="ok\n")
 
     app = web.Application()

@@ -7,26 +7,88 @@ that answers 401 to the new key is asked once more with the old one.
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic, time
 from typing import TYPE_CHECKING, Final, Protocol
 
+from outrider.model.failure import Failure, Kind
 from outrider.model.messages import is_field_value
+from outrider.model.outcome import Outcome
 
 if TYPE_CHECKING:
     from outrider.dataplane.attempt import Attempt
+    from outrider.dataplane.call import Call
 
 # The share of its life after which a minted token is replaced.
 _RENEW_AT: Final = 0.8
 _MOST_TARGETS: Final = 256
+# Seconds between two fetches that refusals of targets can ask for: at first, and at most. A target that refuses
+# whatever it is shown must not turn every one of its answers into a request to the issuer.
+_RENEW_PAUSE: Final = 5.0
+_MAX_RENEW_PAUSE: Final = 300.0
+# Seconds that a refused call waits for a new value; never longer than its own deadline.
+_RENEW_PATIENCE: Final = 3.0
+# Seconds after which an app may ask again for what was refused because a credential has not been fetched yet.
+_FETCHED_SOON: Final = 1.0
+
+
+class Renewal:
+    """Has a fetched value fetched anew because a target has refused it: it may have been revoked before its time. One
+    fetch serves all calls that were refused, and refusals that go on ask for fetches ever more rarely."""
+
+    __slots__ = ("_again_at", "_ask", "_pause", "_under_way", "_waiting")
+
+    def __init__(self, ask: Callable[[], None]) -> None:
+        """`ask` begins a fetch; `ended` must be called when it is over."""
+        self._ask = ask
+        self._again_at = 0.0
+        self._pause = _RENEW_PAUSE
+        self._under_way = False
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def begin(self, now: float) -> bool:
+        """Ask for a fetch unless one is under way; False when it is too early for another one. `now` is monotonic."""
+        if self._under_way:
+            return True
+        if now < self._again_at:
+            return False
+        # Refused again soon after the last pause: what is fetched does not help.
+        self._pause = min(self._pause * 2, _MAX_RENEW_PAUSE) if now < self._again_at + self._pause else _RENEW_PAUSE
+        self._again_at = now + self._pause
+        self._under_way = True
+        self._ask()
+        return True
+
+    async def wait(self, seconds: float) -> None:
+        """Wait until the fetch has ended, well or badly, but no longer than so many seconds."""
+        if not self._under_way or seconds <= 0:
+            return
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(min(seconds, _RENEW_PATIENCE), _resolve, turn)
+        self._waiting.append(turn)
+        try:
+            await turn
+        finally:
+            timer.cancel()
+            if turn in self._waiting:
+                self._waiting.remove(turn)
+
+    def ended(self) -> None:
+        """Tell those who wait that a fetch has ended."""
+        self._under_way = False
+        waiting, self._waiting = self._waiting, []
+        for turn in waiting:
+            _resolve(turn)
 
 
 class Rotating:
     """What may be replaced while receivers still want what was there before. `replaced_at` is monotonic seconds,
     `old_uses` counts calls that only the one before got through; not `ready`: there is none yet."""
 
-    __slots__ = ("_overlap", "_previous_until", "old_uses", "owned", "ready", "replaced_at")
+    __slots__ = ("_overlap", "_previous_until", "old_uses", "owned", "ready", "renewal", "replaced_at")
 
     def __init__(self, header: bytes, overlap: float) -> None:
         """`overlap` is in seconds."""
@@ -36,6 +98,7 @@ class Rotating:
         self.old_uses = 0
         self.ready = False
         self.replaced_at = 0.0
+        self.renewal: Renewal | None = None  # set where the value is fetched
 
     def has_previous(self, now: float) -> bool:
         """Whether there is an earlier one that a receiver may still want; `now` is monotonic seconds."""
@@ -57,7 +120,7 @@ class Credential(Rotating):
     __slots__ = ("_line", "_name", "_prefix", "_previous")
 
     def __init__(self, header: str, value: str = "", *, overlap: float = 0.0, prefix: str = "") -> None:
-        """`overlap` is in seconds. Without a value nothing is written until there is one."""
+        """`overlap` is in seconds. Without a value `FetchedCredentials` refuses calls until there is one."""
         self._name = header.encode()
         super().__init__(self._name, overlap)
         self._prefix = prefix.encode()
@@ -83,6 +146,27 @@ class Credential(Rotating):
 
     def __repr__(self) -> str:
         return f"Credential({self._name.decode()}: ***)"
+
+
+class FetchedCredentials:
+    """Refuses the calls of a route while a credential that has to be fetched has never been there: without it the
+    target would do the work of a stranger, or say 401 to an app that has done nothing wrong."""
+
+    __slots__ = ("_named",)
+
+    def __init__(self, named: Sequence[tuple[str, Credential]]) -> None:
+        """The credentials with their names in the configuration."""
+        self._named = tuple(named)
+
+    def admit(self, call: Call) -> Failure | None:
+        for name, credential in self._named:
+            if not credential.ready:
+                detail = f"the credential {name} has not been fetched yet, so nothing was sent"
+                return Failure(Kind.CREDENTIAL_MISSING, detail, retry_after=_FETCHED_SOON)
+        return None
+
+    def observe(self, call: Call, outcome: Outcome) -> None:
+        """It gives out no permit."""
 
 
 class Mint(Protocol):
@@ -153,3 +237,8 @@ class TokenCredential(Rotating):
     def stamp(self, attempt: Attempt) -> bytes:
         signer = self._previous if self._is_old_wanted(attempt) else self._signer
         return signer.line(attempt.call.route.cluster.name)
+
+
+def _resolve(turn: asyncio.Future[None]) -> None:
+    if not turn.done():
+        turn.set_result(None)

@@ -104,7 +104,8 @@ class Retry:
         if cause is None:
             return NOT_NEEDED
         if cause == "401":
-            # Refused for our key, so nothing was done: once more with the key before this one, whatever the method.
+            # Refused for our key, so nothing was done: once more with another one, whatever the method: the one that
+            # was fetched meanwhile, or else the one before.
             if not call.may_repeat():
                 return Decision(None, "body_too_large")
             # A key that was replaced while this attempt was under way has not been shown yet.
@@ -139,8 +140,11 @@ class Retry:
             return "429" if asked_pause(result) is not None else None
         if status == 401:
             call = attempt.call
-            rotated = any(one.has_previous(attempt.answered) for one in call.route.credentials)
-            return "401" if rotated and not call.with_old_keys else None
+            another = any(
+                one.replaced_at > attempt.started or one.has_previous(attempt.answered)
+                for one in call.route.credentials
+            )
+            return "401" if another and not call.with_old_keys else None
         if status == 408:
             # A target that grows tired of a kept connection may say so just when a request comes (RFC 9110 §15.5.9).
             return "408" if attempt.on_kept_connection else None

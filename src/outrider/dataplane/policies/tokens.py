@@ -7,8 +7,10 @@ caller sends the same token many times. PyJWT does the cryptography.
 
 from __future__ import annotations
 
+import json
+from base64 import urlsafe_b64decode
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,8 +26,13 @@ _MOST_REMEMBERED: Final = 4096
 # Seconds that a checked token is taken for good: no longer than its own expiry.
 _REMEMBER: Final = 30.0
 
-# The keys by `kid`; None is the one for tokens without.
-Keys = Mapping[str | None, Any]
+# Signatures that are checked for one token at most: strangers can send any number of tokens.
+_MOST_CANDIDATES: Final = 8
+# Unix time that no expiry is beyond: the year 9999.
+_END_OF_TIME: Final = 253402300799
+
+# The keys, each with its `kid`, or None for one without.
+Keys = Sequence[tuple[str | None, Any]]
 
 
 class TokenProof:
@@ -63,7 +70,7 @@ class TokenProof:
         differ."""
         self.name = self.key = name
         self._alg = alg
-        self._keys = keys
+        self._keys = tuple(keys)
         self._audience = audience
         self._issuers = frozenset(issuers)
         self._leeway = leeway
@@ -71,11 +78,11 @@ class TokenProof:
         self._remembered: OrderedDict[bytes, tuple[str, float, float]] = OrderedDict()
         self.require = tuple(name.lower().encode() for name in require)
         self.headers = frozenset() if forward else frozenset((b"authorization",))
-        self.unknown_key: Callable[[], None] = _nobody  # hears of a `kid` that is not among the keys
+        self.unknown_key: Callable[[], None] = _nobody  # called for a token that may be of a key not among these
 
     def replace(self, keys: Keys) -> None:
         """Take these keys from now on."""
-        self._keys = keys
+        self._keys = tuple(keys)
         self._remembered.clear()
 
     def prove(self, call: Call) -> tuple[str, str]:
@@ -96,24 +103,18 @@ class TokenProof:
         import jwt  # of an extra, and only where tokens are configured
 
         try:
-            header = jwt.get_unverified_header(token)
+            header_segment, claims_segment, _ = token.split(b".")
+            header = _members(header_segment)
             if header.get("alg") != self._alg:
                 return "", "token_algorithm"
-            key = self._keys.get(header.get("kid"))
-            if key is None and self._keys.keys() == {None}:
-                key = self._keys[None]  # there is only one, whatever it is called
-            if key is None:
-                self.unknown_key()
+            kid = header.get("kid")
+            # What `crit` demands must not be ignored (RFC 7515 §4.1.11), and nothing is known that it could demand.
+            if "crit" in header or not (kid is None or isinstance(kid, str)):
+                return "", "token_malformed"
+            claims = self._verified(token, kid)
+            if claims is None:
                 return "", "token_unknown_key"
-            claims = jwt.decode(
-                token,
-                key,
-                algorithms=[self._alg],
-                audience=self._audience,
-                leeway=self._leeway,
-                options={"require": ["exp", "aud", "iss"]},
-            )
-            expires = float(claims["exp"])
+            expires = _times(_members(claims_segment))
         except jwt.ExpiredSignatureError:
             return "", "token_expired"
         except jwt.ImmatureSignatureError:
@@ -137,10 +138,71 @@ class TokenProof:
         self._remember(token, issuer, expires)
         return issuer, ""
 
+    def _verified(self, token: bytes, kid: str | None) -> dict[str, Any] | None:
+        """The claims of a token that one of the keys has signed; None if no key comes into question. Raises what PyJWT
+        raises; of several keys what the last one led to."""
+        import jwt
+
+        named = [key for name, key in self._keys if name == kid and kid is not None]
+        # A key without a name may be the one that a token names; a token without a name may be of any key.
+        candidates = named or [key for name, key in self._keys if name is None or kid is None]
+        failed: jwt.InvalidSignatureError | None = None
+        for key in candidates[:_MOST_CANDIDATES]:
+            try:
+                claims: dict[str, Any] = jwt.decode(
+                    token,
+                    key,
+                    algorithms=[self._alg],
+                    audience=self._audience,
+                    leeway=self._leeway,
+                    options={"require": ["exp", "aud", "iss"]},
+                )
+            except jwt.InvalidSignatureError as error:
+                failed = error
+            else:
+                return claims
+        if not named:
+            self.unknown_key()  # the key that it was signed with may be new
+        if failed is not None:
+            raise failed
+        return None
+
     def _remember(self, token: bytes, issuer: str, expires: float) -> None:
         self._remembered[token] = (issuer, expires + self._leeway, monotonic() + _REMEMBER)
         if len(self._remembered) > _MOST_REMEMBERED:
             self._remembered.popitem(last=False)
+
+
+def _members(segment: bytes) -> dict[str, Any]:
+    """The members of a token's header or claims. Raises ValueError for anything but an object, for a member that comes
+    twice, since others may take the other one, and for numbers that are none (RFC 8259 §6)."""
+    padded = segment + b"=" * (-len(segment) % 4)
+    found = json.loads(urlsafe_b64decode(padded), object_pairs_hook=_unique, parse_constant=_no_number)
+    if not isinstance(found, dict):
+        raise ValueError("not an object")
+    return found
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member comes twice")
+    return members
+
+
+def _no_number(text: str) -> Any:
+    raise ValueError(f"{text} is not a number")
+
+
+def _times(claims: dict[str, Any]) -> float:
+    """When the token expires, Unix time. Raises ValueError if a time in it is not a number (RFC 7519 §2)."""
+    for name in ("exp", "nbf", "iat"):
+        value = claims.get(name)
+        if value is None and name != "exp":
+            continue
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not -_END_OF_TIME <= value <= _END_OF_TIME:
+            raise ValueError(f"{name} is not a time")
+    return float(claims["exp"])
 
 
 def _nobody() -> None:
