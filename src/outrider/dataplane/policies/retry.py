@@ -112,7 +112,7 @@ class Retry:
             unseen = any(one.replaced_at > attempt.started for one in call.route.credentials)
             if self.budget is not None and not self.budget.withdraw(now):
                 return Decision(None, "budget")
-            if not unseen or attempt.number > 1:
+            if not unseen:
                 call.with_old_keys = True
             return Decision(0.0, cause)
         refusal = self._refusal(call, attempt)
