@@ -245,8 +245,7 @@ async def first_good(call: Call) -> Response | Failure:
                 describe(call, attempt)
             return result
 
-        if isinstance(result, Response) and result.status == 401 and route.credentials:
-            await renew_refused(call, attempt)
+        await renew_refused(call, attempt)
         decision = retry.decide(call, attempt, attempt.answered)
         if decision.wait is None:
             if decision.reason != "not_needed" or call.history is not None:
@@ -283,7 +282,8 @@ def refused_attempt(call: Call, attempt: Attempt, latest: Response | None, retri
 async def renew_refused(call: Call, attempt: Attempt) -> None:
     """After a 401, have fetched credentials fetched anew, and wait for it: they may have been revoked. Not those that
     were replaced since the attempt began, nor those whose previous value is still to be tried."""
-    if not call.may_repeat() or call.with_old_keys:
+    result = attempt.result
+    if not isinstance(result, Response) or result.status != 401 or not call.may_repeat() or call.with_old_keys:
         return
     for credential in call.route.credentials:
         renewal = credential.renewal
