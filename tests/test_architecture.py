@@ -20,6 +20,7 @@ KNOWS_BOTH = {
     "controlplane/inbound.py": set(POLICIES),  # the compiler's part for the guard
     "controlplane/limits.py": {"adaptive", "concurrency", "rate_limit"},  # the compiler's part for limits
     "controlplane/credentials.py": {"credentials"},  # the compiler's part for them
+    "controlplane/jwks.py": {"tokens"},  # takes issuers' keys by the rules for those in the configuration
     "controlplane/secrets.py": {"credentials", "guard", "tokens"},  # replaces values that have changed
     "controlplane/idempotency/sqlite.py": {"idempotency"},  # keeps what it remembers
     "controlplane/idempotency/redis.py": {"idempotency"},
