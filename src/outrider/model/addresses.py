@@ -11,6 +11,7 @@ HIDDEN: Final = "***"
 _URL: Final = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]*://)(\S*)")
 # The query of a path that stands alone, as in `/health?token=abc`.
 _PATH_QUERY: Final = re.compile(r"""((?:^|\s)/[^\s?"'<>`]*\?)[^\s"'<>`]*""")
+_IPV6: Final = re.compile(r"\[[0-9A-Fa-f:.]*\](:\d*)?")
 # The end of a sentence, or of quotes or brackets around a URL, which does not belong to it.
 _BEHIND: Final = ".,:;)]}>\"'`"
 
@@ -35,7 +36,7 @@ def _hide(match: re.Match[str]) -> str:
     behind = rest[len(trimmed) :]
     authority = re.split(r"[/?#]", trimmed, maxsplit=1)[0]
     _, at, host = authority.rpartition("@")
-    uncertain = at or (":" in authority and "[" not in authority)
+    uncertain = bool(at) or ":" in authority and not _IPV6.fullmatch(authority)
     if uncertain and "@" in trimmed[len(authority) :]:
         return f"{scheme}{HIDDEN}{behind}"  # a password may contain what ends an authority
     if at:
