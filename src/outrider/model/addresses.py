@@ -36,7 +36,7 @@ def _hide(match: re.Match[str]) -> str:
     behind = rest[len(trimmed) :]
     authority = re.split(r"[/?#]", trimmed, maxsplit=1)[0]
     _, at, host = authority.rpartition("@")
-    uncertain = bool(at) or ":" in authority and not _IPV6.fullmatch(authority)
+    uncertain = bool(at) or (":" in authority and not _IPV6.fullmatch(authority))
     if uncertain and "@" in trimmed[len(authority) :]:
         return f"{scheme}{HIDDEN}{behind}"  # a password may contain what ends an authority
     if at:
