@@ -38,6 +38,7 @@ OUTCOMES = {
     "circuit_open",
     "rate_limited",
     "overloaded",
+    "credential_missing",
     "cancelled",
     "unauthenticated",
     "forbidden",
