@@ -114,6 +114,18 @@ def test_good_configuration() -> None:
     assert "metric series" in result.stdout
 
 
+def test_a_strict_check_that_fails_does_not_say_ok(tmp_path: Path) -> None:
+    """With --strict, a warning is the verdict."""
+    file = tmp_path / "outrider.yaml"
+    file.write_text(
+        MINIMAL.replace("3001", "3001\n    queue: { size: 3 }").replace("user: http", "user:\n    url: http")
+    )
+    result = CliRunner().invoke(cli, ["check", "--strict", "-c", str(file)])
+    assert result.exit_code == 78, result.output
+    assert "failed, because --strict" in result.stdout
+    assert "ok:" not in result.stdout
+
+
 def test_good_configuration_for_machines() -> None:
     """For machines, too, a good configuration is ok."""
     result = check(MINIMAL, "--format", "json")

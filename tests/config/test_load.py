@@ -389,3 +389,91 @@ def test_secrets_are_not_in_repr() -> None:
     for thing in (resolved, resolved.config, resolved.credentials, resolved.config.admin, resolved.document):
         assert "hunter2" not in repr(thing)
         assert "hunter2" not in str(thing)
+
+
+# ---------------------------------------------------------------- folders
+
+
+def test_dotfiles_in_a_folder_are_not_read() -> None:
+    """Backups of editors and the inside of a mounted ConfigMap are no configuration."""
+    write("conf/a.yaml", MINIMAL)
+    write("conf/.a.yaml", "not: valid: at: all")
+    resolved, problems = load(["conf"], environment={})
+    assert urls(resolved) == {"user": ("http://127.0.0.1:3001",)}
+    assert problems == []
+
+
+def test_a_link_that_leads_nowhere_is_an_error() -> None:
+    """A file that was meant to be read is never skipped silently."""
+    write("conf/a.yaml", MINIMAL)
+    Path("conf/b.yaml").symlink_to("gone.yaml")
+    (problem,) = problems_of("conf")
+    assert "cannot be read" in problem.message
+    assert "the link leads nowhere" in problem.hint
+
+
+def test_a_service_in_two_files_of_a_folder_is_named() -> None:
+    """Which definition wins is said, with both places."""
+    write("conf/a.yaml", MINIMAL)
+    write("conf/b.yaml", "services:\n  user: http://127.0.0.1:3009\n")
+    resolved, problems = load(["conf"], environment={})
+    assert urls(resolved) == {"user": ("http://127.0.0.1:3009",)}
+    assert shown(problems) == ['conf/b.yaml:2:3 "user" is also defined in conf/a.yaml:3:3; what stands here wins']
+
+
+def test_files_given_one_by_one_are_layers() -> None:
+    """An overlay may say something else about a service."""
+    write("a.yaml", MINIMAL)
+    write("b.yaml", "services:\n  user: { timeout: 2s }\n")
+    resolved, problems = load(["a.yaml", "b.yaml"], environment={})
+    assert resolved.services[0].policy.timeout == 2
+    assert problems == []
+
+
+def test_a_service_given_twice_on_the_command_line_is_an_error() -> None:
+    """One of the two would be lost."""
+    flags = ["user=http://127.0.0.1:3001", "user=http://127.0.0.1:3002"]
+    (problem,) = problems_of(services=flags)
+    assert problem.message == '"user" is given twice'
+
+
+# ---------------------------------------------------------------- remedies
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("service: b\nservices: { user: { url: ${URL} } }\n", "a reference needs quotes"),
+        ("service: b\nservices: { user: { url: 'http://u', routes: [{ match: GET /{id} }] } }\n", "needs quotes"),
+        ("service: b\nservices:\n  user:http://127.0.0.1:3001\n  pay: http://127.0.0.1:2\n", "user: http://127"),
+        ("service:b\nservices:\n  user: http://127.0.0.1:3001\n", "service: b"),
+        ("service: b\nservices:\n  user:http://127.0.0.1:3001\n", "a space belongs behind the colon"),
+        ("service: b\nservices: { user:http://127.0.0.1:3001 }\n", "a space belongs behind the colon"),
+        ("service: '${EMPTY}'\nservices:\n  user: http://127.0.0.1:3001\n", "that variable is empty"),
+        ("service: '${A:-${B}}'\nservices:\n  user: http://127.0.0.1:3001\n", "inside each other"),
+    ],
+)
+def test_a_slip_of_the_pen_comes_with_its_remedy(text: str, remedy: str) -> None:
+    """The complaint says what to write instead."""
+    write("outrider.yaml", text)
+    problems = problems_of(environment={"EMPTY": ""})
+    assert any(remedy in f"{problem.message} {problem.hint}" for problem in problems), shown(problems)
+
+
+def test_keys_that_begin_with_x_hold_anchors() -> None:
+    """As in compose files, a top-level x- key is a place for what is used several times."""
+    write(
+        "outrider.yaml",
+        "x-quick: &quick { timeout: 2s }\nservice: b\nservices:\n  user: { url: 'http://u', <<: *quick }\n",
+    )
+    resolved, problems = load(environment={})
+    assert resolved.services[0].policy.timeout == 2
+    assert problems == []
+
+
+def test_wrong_routes_bring_no_further_complaints() -> None:
+    """Two routes that cannot be read are two complaints, not three."""
+    write(
+        "outrider.yaml", "service: b\nservices: { user: { url: 'http://u', routes: [{ match: A }, { match: B }] } }\n"
+    )
+    assert len(problems_of()) == 2

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from outrider.cli.check import series
 from tests.integration.conftest import Outrider
 from tests.integration.harness import (
     Client,
@@ -417,3 +418,17 @@ async def test_the_error_body_is_problem_and_envelope(outrider: Outrider) -> Non
     assert problem["correlationId"] == 'c-"1"'
     assert problem["title"]
     assert problem["detail"] == problem["message"]
+
+
+async def test_the_number_of_series_is_about_what_check_says(outrider: Outrider) -> None:
+    """`outrider check` tells how many series a configuration makes before the first call, within a third."""
+    text = (
+        "services:\n  a: { url: 'http://127.0.0.1:9', routes: [{ match: GET /x }] }\n"
+        "  b: { url: ['http://127.0.0.1:9', 'http://127.0.0.2:9'] }\n"
+    )
+    async with outrider(text) as proxy:
+        _, page, _ = await fetch(proxy.telemetry, "/metrics")
+    idle, busy = series(services=2, routes=3)
+    there = sum(line.startswith("outrider_") for line in page.splitlines())
+    assert idle * 2 / 3 < there < idle * 4 / 3
+    assert busy > idle

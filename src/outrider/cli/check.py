@@ -14,6 +14,11 @@ from outrider.config.resolve import Resolved
 from outrider.controlplane.compile import compile_config
 from outrider.errors import EXIT_CONFIG, EXIT_OK, ConfigError
 
+_SERIES_OF_THE_PROCESS = 60
+_SERIES_OF_A_SERVICE = 11  # endpoints, circuit, connections, calls in flight
+_SERIES_OF_A_HISTOGRAM = 17
+_RESULTS_AND_REASONS = 20  # of attempts, retries and what kept them from being made
+
 
 @click.command(name="check")
 @configuration
@@ -34,11 +39,11 @@ def command(
     if format_ == "json":
         click.echo(json.dumps({"ok": not failed, "problems": [problem.as_dict() for problem in problems]}, indent=2))
     else:
-        _report(problems, resolved)
+        _report(problems, resolved, failed)
     sys.exit(EXIT_CONFIG if failed else EXIT_OK)
 
 
-def _report(problems: list[Problem], resolved: Resolved | None) -> None:
+def _report(problems: list[Problem], resolved: Resolved | None, failed: bool) -> None:
     for problem in problems:
         click.echo(problem.render() + "\n")
     counts = {kind: sum(problem.severity == kind for problem in problems) for kind in ("error", "warning")}
@@ -47,6 +52,14 @@ def _report(problems: list[Problem], resolved: Resolved | None) -> None:
         click.echo(summary)
         return
     routes = sum(1 + len(service.routes) for service in resolved.services)
-    click.echo(f"ok: {len(resolved.services)} services, {routes} routes; {summary}")
-    # services x routes x (histogram lines + methods x codes), with three methods and five codes in use.
-    click.echo(f"about {routes * (17 + 3 * 5)} metric series at most in ordinary use")
+    verdict = "failed, because --strict lets no warning pass" if failed else "ok"
+    click.echo(f"{verdict}: {len(resolved.services)} services, {routes} routes; {summary}")
+    idle, busy = series(len(resolved.services), routes)
+    click.echo(f"about {idle} metric series at start, {busy} once every route has seen 3 methods with 5 statuses each")
+
+
+def series(services: int, routes: int) -> tuple[int, int]:
+    """How many series `/metrics` has, about: before the first call, and when every route has answered three methods
+    with five statuses, each once plainly and once after a retry. Undeclared calls of a service count as one route."""
+    idle = _SERIES_OF_THE_PROCESS + services * _SERIES_OF_A_SERVICE + routes * _SERIES_OF_A_HISTOGRAM
+    return idle, idle + services * _RESULTS_AND_REASONS + routes * 3 * 5 * 2

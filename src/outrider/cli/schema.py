@@ -16,6 +16,8 @@ def json_schema() -> dict[str, Any]:
     _add_short_forms(schema)
     schema["properties"]["services"]["additionalProperties"] = False
     _allow_references(schema)
+    # As in compose files: a place for anchors, which Outrider itself does not read.
+    schema["patternProperties"] = {"^x-": {}}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Outrider configuration", **schema}
 
 
@@ -34,7 +36,11 @@ def _allow_references(node: Any) -> None:
 def _add_short_forms(schema: dict[str, Any]) -> None:
     """Write in the short forms that are accepted where a map could stand: a URL for a service, a rate for a limit."""
     definitions = schema["$defs"]
-    url = {"type": "string", "pattern": "^http://", "examples": ["http://127.0.0.1:3001"]}
+    url = {
+        "type": "string",
+        "pattern": r"^(((dns|dnssrv)\+)?https?://|file\+/)",
+        "examples": ["http://127.0.0.1:3001", "https://payment-service", "dns+http://user-service:3001"],
+    }
     urls = {"type": "array", "items": url, "minItems": 1}
     by_name = schema["properties"]["services"]["patternProperties"]
     for pattern, service in by_name.items():

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from outrider.config.scalars import Duration
+from outrider.config.urls import later_scheme, target_url_fault
 from outrider.model.messages import HOP_BY_HOP, is_field_value
 from outrider.model.methods import is_other_spelling
 from outrider.model.patterns import PathPattern, comparable, covering
@@ -20,8 +21,6 @@ from outrider.model.units import parse_duration
 SHORTEST_SECRET: Final = 32
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_LATER_SCHEMES = ("consul+", "k8s+")
-_URL = re.compile(r"(dns\+|dnssrv\+)?https?://(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?(/[^?#\s]*)?|file\+/.+")
 BALANCERS = ("least-latency", "least-requests", "round-robin")
 _HASH = re.compile(r"hash:header:[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _FRAMING = HOP_BY_HOP | {b"host", b"content-length"}
@@ -42,23 +41,19 @@ def listen(value: Any) -> Any:
 
 def url(value: Any) -> Any:
     text = str(value)
-    if text.startswith(_LATER_SCHEMES):
-        scheme = text.partition("+")[0] + "+"
-        raise PydanticCustomError("not_yet", f"{scheme} is not supported yet by this version of Outrider")
-    if not _URL.fullmatch(text):
-        raise fail(
-            f"expected a URL like http://user-service:3001, got {text}",
-            "dns+http://name:port, dnssrv+http://name and file+/path find endpoints by themselves",
-        )
-    if text.startswith("dnssrv+") and re.search(r":\d+(/|$)", text.partition("://")[2]):
-        raise fail(f"{text} has a port, but SRV records bring their own", "leave the port out, or use dns+")
+    later = later_scheme(text)
+    if later is not None:
+        raise PydanticCustomError("not_yet", f"{later} is not supported yet by this version of Outrider")
+    fault = target_url_fault(text)
+    if fault is not None:
+        raise fail(*fault)
     return text
 
 
 def app_url(value: Any) -> Any:
     text = str(value)
-    if not re.fullmatch(r"https?://[^/?#\s]+(/[^?#\s]*)?", text):
-        raise fail(f"expected a URL like http://127.0.0.1:3003, got {text}")
+    if not text.startswith(("http://", "https://")):
+        raise fail("expected the URL of the app, like http://127.0.0.1:3003")
     return url(text)
 
 

@@ -29,6 +29,8 @@ def interpolate(text: str, environment: Mapping[str, str]) -> str:
         if match[0] == "$$":
             return "$"
         if match[1] is None:
+            if "}" in text[match.end() :]:
+                raise ValueError("references cannot stand inside each other; write $$ for a dollar sign")
             raise ValueError("${ is never closed; write $$ for a dollar sign")
         return _value(match[1], environment)
 

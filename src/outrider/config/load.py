@@ -34,9 +34,15 @@ def load(
     key=value with dotted keys; later ones win. Raises ConfigError with every problem if there is an error.
     """
     environment = os.environ if environment is None else environment
-    document = _read_all(_find(paths, environment, bool(services)), environment)
+    places = _find(paths, environment, bool(services))
+    files = [file for place in places for file in _expand(place)]
+    document = _read_all(files, {place for place in places if place.is_dir()}, environment)
+    named: set[str] = set()
     for flag in services:
         name, equals, url = flag.partition("=")
+        if name in named:
+            document.problems.append(Problem(Mark(f"--service {name}", 0, 0), "", f'"{name}" is given twice'))
+        named.add(name)
         document.merge(_flag(f"--service {flag}", ("services", name), url, bool(equals and name), environment))
     for flag in settings:
         key, equals, value = flag.partition("=")
@@ -51,10 +57,10 @@ def load(
 
 
 def _find(paths: Sequence[str], environment: Mapping[str, str], optional: bool) -> list[Path]:
-    """The files to read: what is given, or OUTRIDER_CONFIG, or the first of the usual places."""
+    """The files and folders to read: what is given, or OUTRIDER_CONFIG, or the first of the usual places."""
     given = list(paths) or [path for path in environment.get("OUTRIDER_CONFIG", "").split(os.pathsep) if path]
     if given:
-        return [file for path in given for file in _expand(Path(path))]
+        return [Path(path) for path in given]
     for path in SEARCH:
         if Path(path).is_file():
             return [Path(path)]
@@ -70,23 +76,49 @@ def _find(paths: Sequence[str], environment: Mapping[str, str], optional: bool) 
 def _expand(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.iterdir() if file.suffix in (".yaml", ".yml") and file.is_file())
+    # Dotfiles are backups of editors, or the inside of a mounted ConfigMap. A link that leads nowhere stays in the
+    # list: reading it tells that.
+    files = sorted(
+        file
+        for file in path.iterdir()
+        if file.suffix in (".yaml", ".yml") and not file.name.startswith(".") and not file.is_dir()
+    )
     if not files:
         message = "there is no .yaml file in this directory"
         raise ConfigError([Problem(Mark(str(path), 0, 0), "", message, "give a file, or put one there")])
     return files
 
 
-def _read_all(files: list[Path], environment: Mapping[str, str]) -> Document:
+def _read_all(files: list[Path], folders: set[Path], environment: Mapping[str, str]) -> Document:
     document = Document()
+    defined: dict[tuple[Path, KeyPath], Mark] = {}  # by folder
     for file in files:
         try:
             part = read_file(file, environment)
         except OSError as error:
             part = Document(marks={(): Mark(str(file), 0, 0)})
-            part.complain((), f"cannot be read: {error.strerror}")
+            part.complain((), f"cannot be read: {error.strerror}", _lost_link(file))
+        if file.parent in folders:
+            _complain_about_twins(part, file, defined)
         document.merge(part)
     return document
+
+
+def _lost_link(file: Path) -> str:
+    return "the link leads nowhere; mend or remove it" if file.is_symlink() and not file.exists() else ""
+
+
+def _complain_about_twins(part: Document, file: Path, defined: dict[tuple[Path, KeyPath], Mark]) -> None:
+    """Services, policies and credentials that two files of one folder define. Files that are given one by one are
+    layers, which are meant to lie over each other."""
+    for kind in ("services", "policies", "credentials"):
+        names = part.values.get(kind)
+        for name in names if isinstance(names, dict) else ():
+            path: KeyPath = (kind, name)
+            earlier = defined.setdefault((file.parent, path), part.mark(path, key=True))
+            if earlier.file != str(file):
+                message = f'"{name}" is also defined in {earlier}; what stands here wins'
+                part.complain(path, message, "define it in one file of this folder", key=True, warn=True)
 
 
 def _flag(flag: str, path: tuple[str, ...], value: str, well_formed: bool, environment: Mapping[str, str]) -> Document:
@@ -117,7 +149,8 @@ def _validate(document: Document) -> Resolved | None:
     What is wrong is then taken out, so that references between the rest are checked as well: all problems are
     to be reported at once.
     """
-    values = copy.deepcopy(document.values)
+    # Keys that begin with x- hold anchors for the rest, as in compose files.
+    values = {key: value for key, value in copy.deepcopy(document.values).items() if not key.startswith("x-")}
     for round_ in range(_MAX_ROUNDS):
         try:
             config = Config.model_validate(values)
@@ -153,12 +186,15 @@ def _take_out(values: dict[str, Any], item: Any, path: KeyPath) -> None:
     elif isinstance(holder, list) and isinstance(last, int) and last < len(holder):
         # The places of its neighbours must not change.
         kind = parents[-1]
-        holder[last] = _HARMLESS.get(str(kind), holder[0] if last else None)
-        if holder[last] is None or kind not in _HARMLESS:
+        harmless = _harmless(str(kind), last)
+        holder[last] = harmless or (holder[0] if last else None)
+        if harmless is None:
             _take_out(values, {"type": "list", "loc": ()}, tuple(parents))
 
 
-_HARMLESS: dict[str, Any] = {"routes": {"match": "GET /nothing"}, "url": "http://unknown.invalid"}
+def _harmless(kind: str, index: int) -> Any:
+    """A list item that stands for one that has been complained about, or None. No two routes of them are the same."""
+    return {"routes": {"match": f"GET /unreadable-route-{index}"}, "url": "http://unknown.invalid"}.get(kind)
 
 
 def _translate_all(document: Document, items: list[Any], paths: list[KeyPath]) -> None:
@@ -197,6 +233,10 @@ def _translate(document: Document, item: Any, path: KeyPath) -> None:
         missing = str(item["loc"][-1])
         document.complain(path, f'the key "{missing}" is missing', _EXAMPLES.get(missing, ""))
     elif item["loc"][-1] == "[key]" and kind != "outrider":
+        if ":" in str(path[-1]):
+            hint = "a space belongs behind the colon"
+            document.complain(path, f'"{path[-1]}" is read as one word', hint, key=True)
+            return
         message = f'"{path[-1]}" cannot be a name: use lower-case letters, digits, dots, dashes and underscores'
         document.complain(path, message, key=True)
     elif kind in ("outrider", "scalar", "not_yet") and not (secret and kind == "scalar"):
@@ -206,8 +246,15 @@ def _translate(document: Document, item: Any, path: KeyPath) -> None:
     else:
         message = _PLAIN.get(kind) or f"{item['msg'][:1].lower()}{item['msg'][1:]}"
         shown = "a value that is not shown" if secret else _shown(_at(document.values, path))
-        document.complain(path, f"{message}, got {shown}")
+        if _at(document.values, path) == "":
+            document.complain(path, "must not be empty", _EMPTY_HINT)
+        elif path == ("services",) and isinstance(_at(document.values, path), str):
+            document.complain(path, f"{message}, got {shown}", "a space belongs behind the colon of each key")
+        else:
+            document.complain(path, f"{message}, got {shown}")
 
+
+_EMPTY_HINT = "if it comes from a variable, that variable is empty; ${NAME:?message} says so in your words"
 
 _PLAIN = {
     "model_type": "expected a map of keys",

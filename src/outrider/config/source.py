@@ -93,7 +93,7 @@ def read_text(text: str, name: str, environment: Mapping[str, str]) -> Document:
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark or error.context_mark
         document.marks[()] = Mark(name, at.line + 1, at.column + 1) if at else Mark(name, 1, 1)
-        hint = "tabs cannot indent YAML; use spaces" if "'\\t'" in str(error.problem) else ""
+        hint = _yaml_hint(text, at, str(error.problem))
         document.complain((), f"not valid YAML: {error.problem or error.context}", hint)
         return document
     except yaml.reader.ReaderError as error:
@@ -112,6 +112,24 @@ def read_text(text: str, name: str, environment: Mapping[str, str]) -> Document:
         return document
     _Reader(document, name, environment).mapping(node, (), document.values)
     return document
+
+
+def _yaml_hint(text: str, at: yaml.Mark | None, problem: str) -> str:
+    """What to do about a syntax error, where its cause can be seen."""
+    if "'\\t'" in problem:
+        return "tabs cannot indent YAML; use spaces"
+    lines = text.splitlines()
+    line = lines[at.line] if at is not None and at.line < len(lines) else ""
+    before = line[: at.column] if at is not None else ""
+    if before.endswith("$"):
+        return 'inside { } and [ ], a reference needs quotes: "${NAME}"'
+    if line[len(before) : len(before) + 1] == "{" and "{" in before:
+        return "inside { } and [ ], text that holds braces needs quotes"
+    if "mapping values are not allowed" in problem and at is not None:
+        above = next((one for one in reversed(lines[: at.line]) if one.strip()), "")
+        if re.match(r"\s*[\w.-]+:\S", above):
+            return f"a space belongs behind the colon: {above.strip().replace(':', ': ', 1)[:40]}"
+    return ""
 
 
 class _Reader:
