@@ -33,9 +33,13 @@ _OWNED = HOP_BY_HOP | frozenset(
 _OWNED_IN_ANSWERS = HOP_BY_HOP | frozenset(
     (
         b"content-length",
+        b"content-location",
+        b"link",
         b"location",
         b"proxy-status",
+        b"refresh",
         b"server-timing",
+        b"set-cookie",
         b"x-outrider-attempts",
         b"x-outrider-degraded",
         b"x-outrider-retry",
@@ -324,7 +328,8 @@ def _same_answer(said: Message, got: Message) -> bool:
     if got.status == 101 and not set(got.tokens(b"upgrade")) <= set(said.tokens(b"upgrade")):
         return False
     body = got.body == said.body if got.complete else said.body.startswith(got.body)
-    fields = _end_to_end(said, _OWNED_IN_ANSWERS) == _end_to_end(got, _OWNED_IN_ANSWERS)
+    owned = _OWNED_IN_ANSWERS if said.get_all(b"date") else _OWNED_IN_ANSWERS | {b"date"}
+    fields = _end_to_end(said, owned) == _end_to_end(got, owned)
     return said.status == got.status and body and fields
 
 

@@ -65,6 +65,7 @@ class App:
         runtime, inherited = self.runtime, self._inherited
         bound = inherited.sockets if inherited is not None else bind_all(runtime.resolved)
         self.ports = {key: int(one.getsockname()[1]) for key, one in bound.items()}
+        runtime.be_named(self.ports[CALLS], self.ports.get(INBOUND))
         self.listener.serve(bound[CALLS])
         for service in runtime.compiled.dedicated:
             self.listener.serve(bound[port_key(service.name)], service)

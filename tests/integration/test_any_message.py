@@ -24,6 +24,7 @@ READ = frozenset(
         b"expect",
         b"connection",
         b"dapr-app-id",
+        b"date",
         b"x-outrider-service",
         b"x-outrider-timeout",
         b"x-outrider-retry",
@@ -49,7 +50,7 @@ OURS = frozenset(
         b"via",
     )
 )
-OURS_IN_ANSWERS = (b"x-outrider-attempts", b"server-timing", b"content-length")
+OURS_IN_ANSWERS = (b"x-outrider-attempts", b"server-timing", b"content-length", b"date")
 SPOOFED = st.sampled_from(
     sorted(
         (HOP_BY_HOP - {b"connection", b"transfer-encoding", b"upgrade"})

@@ -35,7 +35,7 @@ async def test_a_get_arrives_with_everything_the_contract_names(outrider: Outrid
     assert seen.get("x-service-name") == "booking"
     assert seen.get("x-service-id") == "booking-1"
     assert seen.get("x-api-key") == "our-secret"
-    assert seen.get("via") == "1.1 outrider"
+    assert re.fullmatch(r"1\.1 outrider-[0-9a-f]{8}", seen.get("via") or "")
     assert seen.get("x-outrider-attempt") == "1"
     assert 4900 <= int(seen.get("x-request-timeout-ms") or 0) <= 5000
     assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", seen.get("x-correlation-id"))

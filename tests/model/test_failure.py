@@ -30,6 +30,7 @@ REGISTERED = {
     "http_response_timeout",
     "http_protocol_error",
     "proxy_internal_error",
+    "proxy_loop_detected",
 }
 OUTCOMES = {
     "rejected",

@@ -9,6 +9,7 @@ import json
 import logging
 import resource
 import signal
+import socket
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -109,6 +110,17 @@ class Runtime:
         self.ready = False
         text = json.dumps(resolved.document.values, sort_keys=True, default=str)
         self.config_hash = hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def be_named(self, calls: int, inbound: int | None) -> None:
+        """Give this sidecar its name in `Via`, by its ports the same for all its workers, and another one to the guard,
+        through which calls may come that have gone out from here."""
+        config = self.resolved.config
+        names = {}
+        for port in (calls, inbound):
+            where = f"{config.service} {self.resolved.instance} {socket.gethostname()} {port}"
+            names[port] = hashlib.blake2b(where.encode(errors="replace"), digest_size=4).hexdigest()
+        for route in self.compiled.routes:
+            route.be_named(f"outrider-{names[inbound if route.inbound else calls]}".encode())
 
     def all_routes(self) -> list[Route]:
         """Every route, and the one for requests that reach none."""

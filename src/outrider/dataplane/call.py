@@ -42,14 +42,14 @@ log = logging.getLogger("outrider")
 class Call(Request):
     """One downstream request and its one answer. Times are monotonic seconds.
 
-    `path` is what the target sees, `prefix` what was taken off in front of it. `permits` are the policies that let
-    the call in and want to hear how it ended, the latest last. `aborted` says why the call must stop although the
-    app is still there; `committed` that the head of an answer is on its way; `continued` that the app has been told
-    100 Continue. `recorder` takes down an answer that may stand in for a later one; `caller` is who has proven to
-    call, and `contexts` what is kept of inbound calls for the app's own ones; `unstoppable` that it goes on to its
-    end even if the app leaves; `with_old_keys` that the target has not taken our present ones. `waited`, `paused` and
-    `tunnelled` are the seconds spent on targets, in back-off or in a queue, and after the protocol was switched.
-    `history` is None unless something other than one plain try happened.
+    `path` is what the target sees, `prefix` what was taken off in front of it. `permits` are the policies that let the
+    call in and want to hear how it ended, the latest last. `aborted` says why the call must stop although the app is
+    still there, `reply` what is answered instead of carrying it; `committed` that the head of an answer is on its way;
+    `continued` that the app has been told 100 Continue. `recorder` takes down an answer that may stand in for a later
+    one; `caller` is who has proven to call, and `contexts` what is kept of inbound calls for the app's own ones;
+    `unstoppable` that it goes on to its end even if the app leaves; `with_old_keys` that the target has not taken our
+    present ones. `waited`, `paused` and `tunnelled` are the seconds spent on targets, in back-off or in a queue, and
+    after the protocol was switched. `history` is None unless something other than one plain try happened.
     """
 
     __slots__ = (
@@ -73,6 +73,7 @@ class Call(Request):
         "permits",
         "prefix",
         "recorder",
+        "reply",
         "route",
         "started",
         "status",
@@ -105,6 +106,7 @@ class Call(Request):
         self.status = 0
         self.failure: Failure | None = None
         self.aborted: Failure | None = None
+        self.reply: Reply | None = None
         self.committed = self.continued = self.unstoppable = self.with_old_keys = False
         self.waited = self.paused = self.tunnelled = 0.0
 

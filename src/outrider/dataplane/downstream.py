@@ -31,8 +31,10 @@ from outrider.dataplane.wire import (
     ADDRESSED,
     CLOSE,
     KEEP,
+    date_line,
     interim_head,
     last_chunk,
+    names_in_via,
     reply_bytes,
     status_line,
     without,
@@ -160,10 +162,11 @@ class Downstream:
             call = self._active = queue.popleft()
             if self._reading_paused:
                 self._regulate()
-            if call.aborted is None:
+            verdict = call.aborted or call.reply
+            if verdict is None:
                 self._drive.start(carry(call))
             else:
-                self._refuse(call, call.aborted)
+                self._refuse(call, verdict)
                 self._call_ended()
         self._carrying = False
 
@@ -199,8 +202,8 @@ class Downstream:
         self.proxy.connections.discard(self)
         self._drive.tell(None)  # it holds us, we hold it
 
-    def _refuse(self, call: Call, failure: Failure) -> None:
-        """Answer a request that never became a call: malformed, too large, or for nobody we know."""
+    def _refuse(self, call: Call, failure: Failure | Reply) -> None:
+        """Answer a request that never became a call: malformed, too large, for nobody we know, or not to go further."""
         call.correlation_id = call.noted.get(b"x-correlation-id", b"")
         answer_here(call, failure)
         seconds = monotonic() - call.started
@@ -353,6 +356,8 @@ class Downstream:
         parts += response.lines
         if response.addressed:
             readdress(parts, call, attempt.endpoint, start=1)
+        if not response.dated:
+            parts.append(date_line())
         self._chunked_answer = False
         if response.length is None:
             if not call.minor and response.status not in _NO_BODY and call.method != b"HEAD":
@@ -622,6 +627,8 @@ class Downstream:
                 call.route = service.route_for(call.method, call.path) if service.declared else service.default
                 if service.confined and climbs(call.path):
                     failure = Failure(Kind.BAD_REQUEST, "dot segments could leave the path this service is bound to")
+                elif len(call.noted) > 1 and (failure := self._check_hops(call)) is not None:
+                    pass
                 elif self._upgrading:
                     failure = self._may_switch(call)
         if failure is not None:
@@ -647,6 +654,23 @@ class Downstream:
             call.body.finish()
 
     # ---------------------------------------------------------------- reading requests
+
+    def _check_hops(self, call: Call) -> Failure | None:
+        """Whether a request has been here before, or may go no further (RFC 9110 §7.6.2 and §7.6.3)."""
+        noted = call.noted
+        via = noted.get(b"via")
+        if via is not None and names_in_via(via, call.route.pseudonym):
+            detail = f"the call has been here before: a URL of {call.route.cluster.shown} leads back to this sidecar"
+            return Failure(Kind.LOOP_DETECTED, detail, tried_enough=True)
+        if call.method == b"OPTIONS" and (left := noted.get(b"max-forwards", b"").strip()).isdigit():
+            if int(left[-9:]) == 0:
+                call.reply = Reply(200)
+            else:
+                one_less = b"%d" % (int(left[-9:]) - 1)
+                call.fields = [
+                    (lower, name, one_less if lower == b"max-forwards" else value) for lower, name, value in call.fields
+                ]
+        return None
 
     def _expect_body(self, call: Call) -> None:
         """A body follows the head, if it is not declared larger than its route allows."""

@@ -23,16 +23,19 @@ Report = Callable[["Call", float], None]
 # Names that some part of the data plane reads, whatever is configured.
 NOTED = frozenset(
     (
+        b"authorization",
         b"connection",
         b"content-length",
         b"dapr-app-id",
         b"expect",
         b"host",
         b"idempotency-key",
+        b"max-forwards",
         b"te",
         b"traceparent",
         b"transfer-encoding",
         b"upgrade",
+        b"via",
         b"x-outrider-attempt",
         b"x-outrider-critical",
         b"x-outrider-retry",

@@ -62,9 +62,19 @@ class Route:
     passes_host: bool = False
     owned: frozenset[bytes] = REQUEST_OWNED
     timing_name: bytes = b""
+    pseudonym: bytes = b""
+    via_1_1: bytes = b""
+    via_1_0: bytes = b""
 
     def __post_init__(self) -> None:
         self.timing_name = b", %b;dur=" % self.cluster.shown.encode()
+        self.be_named(b"outrider")
+
+    def be_named(self, pseudonym: bytes) -> None:
+        """Take this name in `Via` (RFC 9110 §7.6.3): a call that comes with it has been here before."""
+        self.pseudonym = pseudonym
+        self.via_1_1 = b"via: 1.1 %b\r\n\r\n" % pseudonym
+        self.via_1_0 = b"via: 1.0 %b\r\n\r\n" % pseudonym
 
 
 @dataclass(slots=True)

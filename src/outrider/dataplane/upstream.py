@@ -22,7 +22,15 @@ from outrider.dataplane.kernel import unacknowledged
 from outrider.dataplane.timers import NEVER, Timers
 from outrider.dataplane.tls import refused_our_certificate
 from outrider.dataplane.tunnel import Tunnel
-from outrider.dataplane.wire import ADDRESSED, RATE_LIMITS, RESPONSE_NOTED, nominated_fields, trailer_names, without
+from outrider.dataplane.wire import (
+    ADDRESSED,
+    PASSED_ON,
+    RESPONSE_NOTED,
+    authenticates_connection,
+    nominated_fields,
+    trailer_names,
+    without,
+)
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import NO_NAMES, Response
 
@@ -82,6 +90,7 @@ class Upstream:
         "_last_progress",
         "_nominated",
         "_parser",
+        "_personal",
         "_poll",
         "_reading_paused",
         "_received",
@@ -143,6 +152,7 @@ class Upstream:
         self._interims: list[Response] = []
         self._refusal = ""  # why the target has ended the connection before anything was sent
         self._given_up = False  # closed by us, perhaps before the connection was made
+        self._personal = False  # somebody has proven who it is for all that comes on this connection
         self._clean = True  # no byte has arrived that belongs to no exchange
         self._collected: list[bytes] = []
         self._sink: ResponseSink | None = None
@@ -161,6 +171,9 @@ class Upstream:
         self.failure = None
         self.settled = self._received = self._begun = self._head_done = self._closing = False
         self._nominated = NO_NAMES
+        authorization = attempt.call.noted.get(b"authorization")
+        if authorization is not None and authenticates_connection(authorization):
+            self._personal = True
         self._head_bytes = self._stray_bytes = self._written = 0
         self._seam = b""
         self.due = due
@@ -206,6 +219,7 @@ class Upstream:
         if (
             self.response.keep_alive  # which implies that it is complete
             and self._clean
+            and not self._personal
             and self.alive
             and self.failure is None
             and (body is None or self._took_all_of(body))
@@ -615,6 +629,9 @@ class Upstream:
             else:
                 response.length = int(value)
                 response.lines += (name, b": ", value, b"\r\n")
+        elif lower == b"date":
+            response.dated = True
+            response.lines += (name, b": ", value, b"\r\n")
         elif lower == b"connection":
             self._nominated = self._nominated | nominated_fields(value)
             self._closing = self._closing or value.lower().find(b"close") >= 0
@@ -630,17 +647,22 @@ class Upstream:
             response.trailer_names = response.trailer_names | trailer_names(value)
         elif lower == b"upgrade":
             response.upgrade = value.strip(b" \t")
-        elif lower == b"retry-after":
-            response.retry_after = value
-            response.lines += (name, b": ", value, b"\r\n")
-        elif lower in RATE_LIMITS:
-            response.rate_limit = response.rate_limit or value
-            response.lines += (name, b": ", value, b"\r\n")
         elif lower == b"x-outrider-retry":
             response.tried_below = value.strip(b" \t").lower() == b"off"
-        elif lower in ADDRESSED:
-            response.addressed = True
+        elif lower in PASSED_ON:
             response.lines += (name, b": ", value, b"\r\n")
+            self._note_passed(response, lower, value)
+
+    def _note_passed(self, response: Response, lower: bytes, value: bytes) -> None:
+        """The same for fields that are also passed on as they are."""
+        if lower in ADDRESSED:
+            response.addressed = True
+        elif lower == b"retry-after":
+            response.retry_after = value
+        elif lower == b"www-authenticate":
+            self._personal = self._personal or authenticates_connection(value)
+        else:
+            response.rate_limit = response.rate_limit or value
 
     def _note_trailer(self, response: Response, lower: bytes, name: bytes, value: bytes) -> None:
         if lower in response.trailer_names and not response.complete:
@@ -652,6 +674,7 @@ class Upstream:
         """Take out what `Connection` names; not the framing, which is not the target's to take away."""
         response.lines = without(response.lines, self._nominated - {b"content-length"})
         response.trailer_names = response.trailer_names - self._nominated
+        response.dated = response.dated and b"date" not in self._nominated
         self._nominated = NO_NAMES
 
     def _learn_idle_limit(self, value: bytes) -> None:

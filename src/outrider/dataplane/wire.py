@@ -7,7 +7,9 @@ parsers can disagree about where a message ends.
 from __future__ import annotations
 
 import re
+from email.utils import formatdate
 from http import HTTPStatus
+from time import time
 from typing import TYPE_CHECKING, Final
 
 from outrider.model.messages import HOP_BY_HOP, NO_NAMES, Response
@@ -36,27 +38,26 @@ REQUEST_OWNED: Final = HOP_BY_HOP | frozenset(
 # Response fields that may hold an address of the target's own: see relocation.py.
 ADDRESSED: Final = frozenset((b"content-location", b"link", b"location", b"refresh", b"set-cookie"))
 
+# How targets say when there will be room again, beside `Retry-After`: draft-ietf-httpapi-ratelimit-headers, its earlier
+# versions, and what was common before.
+_RATE_LIMITS: Final = frozenset((b"ratelimit", b"ratelimit-reset", b"x-ratelimit-reset"))
+
+# Response fields that we read and pass on.
+PASSED_ON: Final = ADDRESSED | _RATE_LIMITS | frozenset((b"date", b"retry-after", b"www-authenticate"))
+
 # Response fields that are not simply passed on: hop-by-hop ones, ours, and those that we must read.
 RESPONSE_NOTED: Final = (
     HOP_BY_HOP
-    | ADDRESSED
+    | PASSED_ON
     | frozenset(
         (
             b"content-length",
-            b"ratelimit",
-            b"ratelimit-reset",
-            b"retry-after",
-            b"x-ratelimit-reset",
             b"x-outrider-attempts",
             b"x-outrider-degraded",
             b"x-outrider-retry",
         )
     )
 )
-
-# How targets say when there will be room again, beside `Retry-After`: draft-ietf-httpapi-ratelimit-headers, its earlier
-# versions, and what was common before.
-RATE_LIMITS: Final = frozenset((b"ratelimit", b"ratelimit-reset", b"x-ratelimit-reset"))
 
 # As a number: Python finds a byte in bytes much faster than bytes in bytes.
 _UNDERSCORE: Final = 0x5F
@@ -73,7 +74,6 @@ _NEVER_TRAILERS: Final = RESPONSE_NOTED | frozenset(
         b"content-range",
         b"content-type",
         b"cookie",
-        b"date",
         b"expires",
         b"host",
         b"pragma",
@@ -81,7 +81,6 @@ _NEVER_TRAILERS: Final = RESPONSE_NOTED | frozenset(
         b"server",
         b"vary",
         b"via",
-        b"www-authenticate",
     )
 )
 
@@ -95,6 +94,20 @@ def trailer_names(announced: bytes) -> frozenset[bytes]:
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+def authenticates_connection(scheme: bytes) -> bool:
+    """Whether an `Authorization` or `WWW-Authenticate` value is of a scheme that proves who somebody is for all that
+    comes on the connection (RFC 4559 §6), instead of for one request."""
+    return _BY_CONNECTION.search(scheme) is not None
+
+
+_BY_CONNECTION: Final = re.compile(rb"(?:^|,)[ \t]*(?:ntlm|negotiate)(?:[ \t,]|$)", re.IGNORECASE)
+
+
+def names_in_via(via: bytes, pseudonym: bytes) -> bool:
+    """Whether a `Via` value names this proxy: the call has been here before (RFC 9110 §7.6.3)."""
+    return via.find(pseudonym) >= 0 and any(hop.split()[1:2] == [pseudonym] for hop in via.split(b","))
 
 
 def last_chunk(response: Response) -> bytes:
@@ -147,7 +160,7 @@ def request_head(call: Call, endpoint: Endpoint, owned: frozenset[bytes], lines:
     elif call.trailers:
         parts.append(b"te: trailers\r\nconnection: te\r\n")
     parts += lines
-    parts.append(b"via: 1.1 outrider\r\n\r\n" if call.minor else b"via: 1.0 outrider\r\n\r\n")
+    parts.append(call.route.via_1_1 if call.minor else call.route.via_1_0)
     return b"".join(parts)
 
 
@@ -190,6 +203,28 @@ def without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
     ]
 
 
+class _DateLine:
+    """The `Date` of the present second, made once a second."""
+
+    __slots__ = ("line", "second")
+
+    def __init__(self) -> None:
+        self.second = 0
+        self.line = b""
+
+
+_date: Final = _DateLine()
+
+
+def date_line() -> bytes:
+    """The field line that says when an answer was made (RFC 9110 §6.6.1)."""
+    second = int(time())
+    if second != _date.second:
+        _date.second = second
+        _date.line = f"date: {formatdate(second, usegmt=True)}\r\n".encode()
+    return _date.line
+
+
 def interim_head(response: Response) -> bytes:
     """An informational (1xx) response as it is passed on."""
     lines = without(response.lines, frozenset((b"content-length",)))
@@ -200,6 +235,8 @@ def reply_bytes(reply: Reply, extra: bytes, *, head_only: bool, ending: bytes) -
     """A local reply, whole; `ending` is the end of its head. A reply to HEAD announces the length its body would have
     had."""
     parts = [b"HTTP/1.1 %d %b\r\n" % (reply.status, reason_phrase(reply.status))]
+    if all(name.lower() != b"date" for name, _ in reply.headers):
+        parts.append(date_line())
     for name, value in reply.headers:
         parts += (name, b": ", value, b"\r\n")
     if reply.status >= 200 and reply.status not in (204, 304):

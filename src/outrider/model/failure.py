@@ -41,6 +41,8 @@ class Kind(Enum):
     VERSION = ("http-version", 505, "http_request_error", "HTTP version not supported", Origin.CALLER, "DPE")
     UNKNOWN_SERVICE = ("unknown-service", 502, "destination_not_found", "Unknown service", Origin.CALLER, "NR")
 
+    LOOP_DETECTED = ("loop-detected", 508, "proxy_loop_detected", "The call leads in a circle", Origin.CALLER, "DPE")
+
     UNAUTHENTICATED = ("unauthorized", 401, "http_request_denied", "Not authenticated", Origin.CALLER, "UAEX",
                        None, NEUTRAL, "unauthenticated")  # fmt: skip
     UNIDENTIFIED = ("bad-request", 400, "http_request_denied", "Identification missing", Origin.CALLER, "UAEX",

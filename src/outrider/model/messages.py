@@ -81,7 +81,8 @@ class Response:
 
     With neither `length` (bytes) nor `chunked` the body ends with the connection. `lines` are the end-to-end fields
     as they will be passed on: name, colon, value, line end; name, colon, ... `addressed` says that there may be
-    addresses of the target among them. `complete` is set with the last body byte. `trailers` are the
+    addresses of the target among them, `dated` that `Date` is.
+    `complete` is set with the last body byte. `trailers` are the
     trailer fields that may be passed on, as lines, all of them among `trailer_names`. `switches` says that what follows
     is not HTTP any more but the protocol `upgrade`; `tried_below` that another Outrider, nearer to the fault, has
     given up on this, `tried_enough` that we have: whoever called us is told.
@@ -91,6 +92,7 @@ class Response:
         "addressed",
         "chunked",
         "complete",
+        "dated",
         "keep_alive",
         "length",
         "lines",
@@ -116,7 +118,7 @@ class Response:
         self.chunked = False
         self.keep_alive = False
         self.complete = False
-        self.addressed = False
+        self.addressed = self.dated = False
         self.retry_after: bytes | None = None
         self.rate_limit: bytes | None = None  # when there will be room again, in one of several notations
         self.upgrade = b""
