@@ -46,7 +46,7 @@ from outrider.dataplane.policies.last_good import LastGood
 from outrider.dataplane.policies.retry import Retry
 from outrider.dataplane.policies.template import Template
 from outrider.dataplane.policies.throttle import Throttle
-from outrider.dataplane.proxy import Limits
+from outrider.dataplane.proxy import Correlate, Limits
 from outrider.dataplane.routing import Route, RouteTable, Service
 from outrider.dataplane.stats import ClusterStats, RouteStats
 from outrider.dataplane.timers import NEVER
@@ -78,6 +78,7 @@ class Compiled:
     table: RouteTable
     limits: Limits
     noted: frozenset[bytes]
+    correlate: Correlate
     clusters: list[Cluster]
     routes: list[Route]
     breakers: list[Breaker]
@@ -112,7 +113,9 @@ class _Compiler:
         self._on_ejection = on_ejection
         self._stand_ins: list[tuple[Route, tuple[FallbackConfig, ...], bytes]] = []
         self._noted: set[bytes] = set()
-        self._out = Compiled(RouteTable(), self._limits(), frozenset(), [], [], [], self._credentials())
+        correlation = self._config.defaults.correlation or Correlation()
+        correlate = (correlation.header.lower().encode(), ID_FORMATS[correlation.generate])
+        self._out = Compiled(RouteTable(), self._limits(), frozenset(), correlate, [], [], [], self._credentials())
 
     def run(self) -> Compiled:
         out = self._out

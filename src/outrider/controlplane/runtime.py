@@ -100,6 +100,7 @@ class Runtime:
             self.compiled.table,
             self.compiled.limits,
             noted=self.compiled.noted,
+            correlate=self.compiled.correlate,
             report=self.access,
             report_all=self.access.wants_all,
         )

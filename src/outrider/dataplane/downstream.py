@@ -29,8 +29,10 @@ from outrider.dataplane.tls import peer_names
 from outrider.dataplane.tunnel import Tunnel
 from outrider.dataplane.wire import (
     ADDRESSED,
+    BLANK,
     CLOSE,
     KEEP,
+    OWS,
     date_line,
     interim_head,
     last_chunk,
@@ -204,7 +206,7 @@ class Downstream:
 
     def _refuse(self, call: Call, failure: Failure | Reply) -> None:
         """Answer a request that never became a call: malformed, too large, for nobody we know, or not to go further."""
-        call.correlation_id = call.noted.get(b"x-correlation-id", b"")
+        call.correlation_id = self.proxy.correlation_id(call)
         answer_here(call, failure)
         seconds = monotonic() - call.started
         call.route.stats.first(call.method, call.status, call.label)
@@ -592,6 +594,8 @@ class Downstream:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # otherwise a trailer: not passed on, never merged (RFC 9110 §6.5.1)
+            if value and value[-1] <= BLANK:
+                value = value.rstrip(OWS)  # blanks around a value are no part of it (RFC 9110 §5.5)
             self._incoming.fields.append((name.lower(), name, value))  # type: ignore[union-attr] # see on_url
 
     def on_headers_complete(self) -> None:

@@ -52,6 +52,7 @@ from outrider.dataplane.policies.incoming import AppHealth, IncomingDeadline
 from outrider.dataplane.policies.rate_limit import RateLimit
 from outrider.dataplane.policies.throttle import Throttle
 from outrider.dataplane.wire import REQUEST_OWNED
+from outrider.model.patterns import dashed
 
 # Positions 1 and 2 act on the call as such; what follows protects one service, also when it stands in for another.
 FOR_EVERY_CALL: Final = 2
@@ -108,6 +109,6 @@ def into_each_attempt(parts: Parts) -> tuple[Stamp, ...]:
 
 
 def owned_by(stamps: Sequence[Stamp]) -> frozenset[bytes]:
-    """The header names that only Outrider may write on this route; with dashes too where ours has underscores."""
+    """The header names that only Outrider may write on this route, also as they are compared."""
     owned = REQUEST_OWNED.union(*(stamp.owned for stamp in stamps))
-    return owned | {name.replace(b"_", b"-") for name in owned}
+    return owned | {dashed(name) for name in owned}

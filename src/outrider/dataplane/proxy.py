@@ -6,9 +6,10 @@ import sys
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.cluster import Cluster
+from outrider.dataplane.entropy import ENTROPY
 from outrider.dataplane.policies.retry import Retry
 from outrider.dataplane.routing import Route, RouteTable
 from outrider.dataplane.stats import ClusterStats, ProxyStats, RouteStats
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from outrider.dataplane.downstream import Downstream
 
 Report = Callable[["Call", float], None]
+Correlate = tuple[bytes, Callable[[], bytes]]
+_CORRELATE: Final[Correlate] = (b"x-correlation-id", ENTROPY.uuid7)
 
 # Names that some part of the data plane reads, whatever is configured.
 NOTED = frozenset(
@@ -74,15 +77,18 @@ class Proxy:
         limits: Limits,
         *,
         noted: frozenset[bytes] = NOTED,
+        correlate: Correlate = _CORRELATE,
         report: Report = lambda call, seconds: None,
         report_all: bool = False,
     ) -> None:
-        """`noted` are the request headers that any policy in the table reads, lower case. `report` hears of every
+        """`noted` are the request headers that any policy in the table reads, lower case. `correlate` is the header of
+        the correlation id, lower case, and what makes a new one. `report` hears of every
         call that was retried, refused or failed; with `report_all`, of every call."""
         self.loop = loop
         self.table = table
         self.limits = limits
         self.noted = noted | NOTED
+        self._correlation_header, self._new_id = correlate
         self.report = report
         self.report_all = report_all
         self.timers = Timers(loop)
@@ -105,6 +111,13 @@ class Proxy:
             attempt_timeout=NEVER,
             connect_timeout=NEVER,
         )
+
+    def correlation_id(self, call: Call) -> bytes:
+        """The correlation id of a request that reaches no route, and so no policy: as it was sent, or a new one."""
+        for lower, _, value in call.fields:
+            if lower == self._correlation_header and value:
+                return value
+        return self._new_id()
 
     def room(self) -> int:
         """How many more connections can be accepted before descriptors might not suffice for those to targets."""

@@ -18,9 +18,14 @@ if TYPE_CHECKING:
 # name only the unreserved characters: commas and the like stand in no name that resolves, only in attacks.
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~-]+|\[([0-9A-Fa-f:.]+)\])(?::([0-9]{0,5}))?")
 _ABSOLUTE: Final = re.compile(rb"http://([^/?#@]+)(?:[/?]|$)", re.IGNORECASE)
-# A dot segment, also percent-encoded, with other separators, a parameter, or what some readers strip behind it: what
-# one who normalises would climb by.
-_CLIMBS: Final = re.compile(rb"(?:[/\\]|%2f|%5c)(?:\.|%2e){1,2}(?:[/\\;]|%2f|%5c|%3b|%00|%09|%20|$)", re.IGNORECASE)
+# A dot segment, also percent-encoded (more than once), with other separators, a parameter, or what some readers trim
+# around it: what one who normalises would climb by.
+_CLIMBS: Final = re.compile(
+    rb"(?:[/\\]|%(?:25)*+(?:2f|5c))(?:%(?:25)*+(?:[01][0-9a-f]|20|7f))*+"
+    rb"(?:\.|%(?:25)*+2e){1,2}"
+    rb"(?:[/\\;]|%(?:25)*+(?:2f|5c|3b|[01][0-9a-f]|20|7f)|$)",
+    re.IGNORECASE,
+)
 # What may be asked for in `Upgrade` (RFC 9110 §7.8), and what is never passed on: it would take the connection to
 # a protocol that carries requests of its own, past every policy.
 _PROTOCOLS: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
@@ -28,7 +33,9 @@ _NEVER_SWITCH: Final = (b"h2c", b"h2", b"http", b"tls")
 _OWS: Final = b" \t"
 _HASH: Final = 0x23  # a number, as in wire.py
 _SPECIAL_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
+_LONGEST_LENGTH: Final = 20  # digits; the parser takes any number of zeros in front
 _MAX_KNOWN_HOSTS: Final = 256
+_LONGEST_HOST: Final = 262  # that is worth keeping: a name of 255 bytes, and a port
 
 
 def read_head(call: Call, version: str, proxy: Proxy, may_be_large: bool) -> Failure | None:
@@ -50,13 +57,14 @@ def read_head(call: Call, version: str, proxy: Proxy, may_be_large: bool) -> Fai
         return Failure(Kind.HEAD_TOO_LARGE, "the request head exceeds limits.header_bytes")
     noted = call.noted
     names = proxy.noted
+    repeated = False
     for lower, _, value in call.fields:
         if lower in names:
             if lower in noted:
-                if lower == b"host":
-                    return Failure(Kind.BAD_REQUEST, "the request has two Host headers")
-                value = noted[lower] + b", " + value  # one value, as RFC 9110 §5.3 combines them
+                repeated = True
             noted[lower] = value
+    if repeated and _combine(call, names):
+        return Failure(Kind.BAD_REQUEST, "the request has two Host headers")
     target = call.target
     if target[:1] != b"/" or not target.isascii() or _HASH in target or call.method in _SPECIAL_METHODS:
         failure = _check_target(call.method, target)
@@ -68,6 +76,17 @@ def read_head(call: Call, version: str, proxy: Proxy, may_be_large: bool) -> Fai
         if failure is not None:
             return failure
     return _check_framing(call, noted, proxy) if len(noted) > 1 or host is None else None
+
+
+def _combine(call: Call, names: frozenset[bytes]) -> bool:
+    """Give fields that came more than once one value, as RFC 9110 §5.3 combines them; whether Host is one of them."""
+    values: dict[bytes, list[bytes]] = {}
+    for lower, _, value in call.fields:
+        if lower in names:
+            values.setdefault(lower, []).append(value)
+    for lower, several in values.items():
+        call.noted[lower] = b", ".join(several)
+    return len(values.get(b"host", ())) > 1
 
 
 def climbs(path: bytes) -> bool:
@@ -89,7 +108,7 @@ def wanted_upgrade(call: Call) -> bytes:
     Only a GET without a body can be switched here: behind anything else it would be unclear where the message ends
     and the other protocol begins.
     """
-    value = call.noted[b"upgrade"].strip(_OWS)
+    value = call.noted[b"upgrade"]
     if call.method != b"GET" or not call.minor or call.chunked or call.length or b"upgrade" not in call.nominated:
         return b""
     protocols = [one.strip(_OWS) for one in value.split(b",")]
@@ -120,9 +139,9 @@ def _check_target(method: bytes, target: bytes) -> Failure | None:
 def _check_host(host: bytes | None, minor: int, proxy: Proxy) -> Failure | None:
     if host is None:
         return Failure(Kind.BAD_REQUEST, "the request has no Host header") if minor else None
-    if not _is_host(host.strip(_OWS)):
+    if not _is_host(host):
         return Failure(Kind.BAD_REQUEST, "the Host header is not a host name")
-    if len(proxy.known_hosts) < _MAX_KNOWN_HOSTS:
+    if len(proxy.known_hosts) < _MAX_KNOWN_HOSTS and len(host) <= _LONGEST_HOST:
         proxy.known_hosts.add(host)
     return None
 
@@ -155,18 +174,17 @@ def _check_framing(call: Call, noted: dict[bytes, bytes], proxy: Proxy) -> Failu
     if coding is not None:
         if not call.minor or length is not None:
             return Failure(Kind.BAD_REQUEST, "Transfer-Encoding where it must not be (RFC 9112 §6.1)")
-        if coding.strip(_OWS).lower() != b"chunked":
+        if coding.lower() != b"chunked":
             return Failure(Kind.NOT_IMPLEMENTED, "the only transfer coding understood is chunked")
         call.chunked = True
     elif length is not None:
-        length = length.strip(_OWS)
-        if not length.isdigit():
-            return Failure(Kind.BAD_REQUEST, "Content-Length is not a number")
+        if not length.isdigit() or len(length) > _LONGEST_LENGTH:
+            return Failure(Kind.BAD_REQUEST, "Content-Length is not a number, or one with too many digits")
         call.length = int(length)
     if b"te" in noted and call.minor and b"te" in call.nominated:
         call.trailers = b"trailers" in _tokens(noted[b"te"].lower())
     if b"expect" in noted and call.minor and (call.chunked or call.length):
-        call.expect_continue = noted[b"expect"].strip(_OWS).lower() == b"100-continue"
+        call.expect_continue = noted[b"expect"].lower() == b"100-continue"
     return None
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from outrider.dataplane.policies.fallback import Fallback
 
 _MAX_CACHED_HOSTS: Final = 256
+_LONGEST_HOST: Final = 262
 _LOOPBACK: Final = frozenset((b"127.0.0.1", b"localhost", b"[::1]", b"0.0.0.0"))
 
 
@@ -128,7 +129,7 @@ class RouteTable:
         if (len(noted) > 1 or b"host" not in noted) and (
             named := noted.get(b"x-outrider-service") or noted.get(b"dapr-app-id")
         ):
-            service = self.services.get(named.strip().lower())
+            service = self.services.get(named.lower())
             return (service, target, b"") if service is not None else self._unknown(named)
         service = self._seen_hosts[host] if host in self._seen_hosts else self._host(host)
         if service is not None:
@@ -148,11 +149,11 @@ class RouteTable:
         return service, b"/" + mark + query, service.prefix
 
     def _host(self, host: bytes) -> Service | None:
-        name = bare_host(host.strip(b" \t"))
+        name = bare_host(host)
         service = self.hosts.get(name)
         if service is None and name.endswith(b".localhost"):
             service = self.services.get(name.removesuffix(b".localhost"))
-        if len(self._seen_hosts) < _MAX_CACHED_HOSTS:
+        if len(self._seen_hosts) < _MAX_CACHED_HOSTS and len(host) <= _LONGEST_HOST:
             self._seen_hosts[host] = service
         return service
 

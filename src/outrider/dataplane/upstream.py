@@ -24,6 +24,8 @@ from outrider.dataplane.tls import refused_our_certificate
 from outrider.dataplane.tunnel import Tunnel
 from outrider.dataplane.wire import (
     ADDRESSED,
+    BLANK,
+    OWS,
     PASSED_ON,
     RESPONSE_NOTED,
     authenticates_connection,
@@ -32,7 +34,7 @@ from outrider.dataplane.wire import (
     without,
 )
 from outrider.model.failure import Failure, Kind
-from outrider.model.messages import NO_NAMES, Response
+from outrider.model.messages import Response
 
 if TYPE_CHECKING:
     from outrider.dataplane.attempt import Attempt
@@ -78,6 +80,7 @@ class Upstream:
         "_clean",
         "_closing",
         "_collected",
+        "_connection",
         "_counted",
         "_descriptor",
         "_endpoint",
@@ -88,7 +91,6 @@ class Upstream:
         "_interims",
         "_last_buffered",
         "_last_progress",
-        "_nominated",
         "_parser",
         "_personal",
         "_poll",
@@ -101,6 +103,7 @@ class Upstream:
         "_stray_bytes",
         "_timers",
         "_tls",
+        "_trailers",
         "_transport",
         "_tunnel",
         "_written",
@@ -147,7 +150,8 @@ class Upstream:
         self._feed_size = 0
         self._head_bytes = 0
         self._stray_bytes = 0  # since the last byte of body
-        self._nominated = NO_NAMES
+        self._connection: list[bytes] = []  # the values of this field of the head that is being read
+        self._trailers = bytearray()
         self._closing = False  # the target has announced that it will close
         self._interims: list[Response] = []
         self._refusal = ""  # why the target has ended the connection before anything was sent
@@ -170,7 +174,8 @@ class Upstream:
         self.response = Response()
         self.failure = None
         self.settled = self._received = self._begun = self._head_done = self._closing = False
-        self._nominated = NO_NAMES
+        self._connection = []
+        self._trailers = bytearray()
         authorization = attempt.call.noted.get(b"authorization")
         if authorization is not None and authenticates_connection(authorization):
             self._personal = True
@@ -436,6 +441,8 @@ class Upstream:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         lower = name.lower()
+        if value and value[-1] <= BLANK:
+            value = self._stripped(lower, value)
         if lower in RESPONSE_NOTED or self._head_done:
             self._note(lower, name, value)
         else:
@@ -447,7 +454,7 @@ class Upstream:
             self._clean = False
             return
         status = response.status = self._parser.get_status_code()
-        if self._nominated:
+        if self._connection:
             self._remove_nominated(response)
         if not 100 <= status < 600 or not (self.reused or self._speaks_http_1()):
             self._fail(Kind.INVALID_RESPONSE, f"the target answered HTTP/{self._parser.get_http_version()} {status}")
@@ -483,6 +490,9 @@ class Upstream:
             self._begun = False
             return
         response.complete = True
+        if self._trailers:
+            response.trailers = bytes(self._trailers)
+            self._trailers = bytearray()
         response.keep_alive = self._parser.should_keep_alive()
         if response.chunked and self._parser.get_http_version() == "1.0":
             response.keep_alive = False  # who frames like that may mean something else by it (RFC 9112 §6.1)
@@ -633,22 +643,20 @@ class Upstream:
             response.dated = True
             response.lines += (name, b": ", value, b"\r\n")
         elif lower == b"connection":
-            self._nominated = self._nominated | nominated_fields(value)
-            self._closing = self._closing or value.lower().find(b"close") >= 0
+            self._note_connection(value)
         elif lower == b"transfer-encoding":
-            # Passing on a transfer coding that we take out of the head would garble the body. The parser takes spaces
-            # behind the name, but with a tab there it reads the body to the end of the connection.
-            if value.strip(b" ").lower() != b"chunked" or response.chunked:
-                self._fail(Kind.INVALID_RESPONSE, f"the target used the transfer coding {value.decode('latin-1')}")
+            # Passing on a transfer coding that we take out of the head would garble the body.
+            if value.lower() != b"chunked" or response.chunked:
+                self._fail(Kind.INVALID_RESPONSE, f"the target used the transfer coding {value[:80].decode('latin-1')}")
             response.chunked = True
         elif lower == b"keep-alive":
             self._learn_idle_limit(value)
         elif lower == b"trailer" and self.attempt is not None and self.attempt.call.trailers:
-            response.trailer_names = response.trailer_names | trailer_names(value)
+            self._note_trailer_names(response, value)
         elif lower == b"upgrade":
-            response.upgrade = value.strip(b" \t")
+            response.upgrade = value
         elif lower == b"x-outrider-retry":
-            response.tried_below = value.strip(b" \t").lower() == b"off"
+            response.tried_below = value.lower() == b"off"
         elif lower in PASSED_ON:
             response.lines += (name, b": ", value, b"\r\n")
             self._note_passed(response, lower, value)
@@ -664,18 +672,40 @@ class Upstream:
         else:
             response.rate_limit = response.rate_limit or value
 
+    def _note_connection(self, value: bytes) -> None:
+        """Keep what `Connection` says; it is looked at once, with all of it there."""
+        self._connection.append(value)
+        self._closing = self._closing or value.lower().find(b"close") >= 0
+        if len(self._connection) > self._endpoint.max_fields:
+            self._too_large()
+
+    def _note_trailer_names(self, response: Response, value: bytes) -> None:
+        """Keep the names of trailers that will come; no more than a head may have fields."""
+        if len(response.trailer_names) < self._endpoint.max_fields:
+            response.trailer_names = response.trailer_names | trailer_names(value)
+
+    def _stripped(self, lower: bytes, value: bytes) -> bytes:
+        """A value without the blanks behind it (RFC 9110 §5.5)."""
+        if lower == b"transfer-encoding" and b"\t" in value:
+            # The parser takes blanks there, but with a tab it reads the body to the end of the connection.
+            self._fail(Kind.INVALID_RESPONSE, "the target's Transfer-Encoding has a tab in it")
+        return value.rstrip(OWS)
+
     def _note_trailer(self, response: Response, lower: bytes, name: bytes, value: bytes) -> None:
         if lower in response.trailer_names and not response.complete:
-            response.trailers += b"%b: %b\r\n" % (name, value)
-            if len(response.trailers) > self._endpoint.max_head_bytes:
+            self._trailers += b"%b: %b\r\n" % (name, value)
+            if len(self._trailers) > self._endpoint.max_head_bytes:
                 self._too_large()
 
     def _remove_nominated(self, response: Response) -> None:
         """Take out what `Connection` names; not the framing, which is not the target's to take away."""
-        response.lines = without(response.lines, self._nominated - {b"content-length"})
-        response.trailer_names = response.trailer_names - self._nominated
-        response.dated = response.dated and b"date" not in self._nominated
-        self._nominated = NO_NAMES
+        nominated = nominated_fields(b",".join(self._connection))
+        self._connection = []
+        if not nominated:
+            return
+        response.lines = without(response.lines, nominated - {b"content-length"})
+        response.trailer_names = response.trailer_names - nominated
+        response.dated = response.dated and b"date" not in nominated
 
     def _learn_idle_limit(self, value: bytes) -> None:
         """Heed `Keep-Alive: timeout=N`: leave the connection a second before the target closes it."""

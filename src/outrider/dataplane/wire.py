@@ -13,6 +13,7 @@ from time import time
 from typing import TYPE_CHECKING, Final
 
 from outrider.model.messages import HOP_BY_HOP, NO_NAMES, Response
+from outrider.model.patterns import dashed
 from outrider.model.reply import Reply, reason_phrase
 
 if TYPE_CHECKING:
@@ -59,8 +60,15 @@ RESPONSE_NOTED: Final = (
     )
 )
 
-# As a number: Python finds a byte in bytes much faster than bytes in bytes.
-_UNDERSCORE: Final = 0x5F
+# Names that have turned out to be nothing but letters, digits and dashes, so that only odd ones cost more than a look.
+# It begins with common ones, which strangers with many names of their own cannot crowd out.
+_PLAIN_NAMES: Final = {
+    *b"accept accept-encoding accept-language authorization baggage cache-control connection content-length".split(),
+    *b"content-type cookie host idempotency-key if-none-match origin referer traceparent tracestate user-agent".split(),
+    *b"x-api-key x-correlation-id x-forwarded-for x-request-id x-service-id x-service-name x-user-id".split(),
+}
+_MOST_PLAIN_NAMES: Final = 1024
+_LONGEST_PLAIN_NAME: Final = 64
 _PLAIN_CONNECTION: Final = frozenset((b"keep-alive", b"close"))
 
 # Trailer fields are for what the target can only say at the end; these belong in front, or are nobody's to set there
@@ -92,6 +100,10 @@ def trailer_names(announced: bytes) -> frozenset[bytes]:
 
 
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+
+# The parser leaves the blanks in front of a value out, but not those behind it.
+OWS: Final = b" \t"
+BLANK: Final = 0x20  # no byte of a value is lower than that but a tab
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
@@ -132,7 +144,7 @@ def request_head(call: Call, endpoint: Endpoint, owned: frozenset[bytes], lines:
     """The head sent to a target: the app's own fields, then the lines our policies wrote.
 
     `owned` are the names that policies of this route write (with REQUEST_OWNED): what the app sent under these
-    names is dropped, also with underscores for dashes, because CGI-style servers read both as one.
+    names is dropped, however they are `dashed`.
     """
     path = call.path
     base = endpoint.base_path
@@ -146,7 +158,7 @@ def request_head(call: Call, endpoint: Endpoint, owned: frozenset[bytes], lines:
     ]
     nominated = call.nominated
     for lower, name, value in call.fields:
-        if lower in owned or lower in nominated or (_UNDERSCORE in lower and lower.replace(b"_", b"-") in owned):
+        if lower in owned or lower in nominated or (lower not in _PLAIN_NAMES and _is_one_of(lower, owned)):
             continue
         parts += (name, b": ", value, b"\r\n")
     if call.chunked:
@@ -178,6 +190,16 @@ def _callers_host(call: Call, endpoint: Endpoint) -> bytes:
     the caller has named none (HTTP/1.0)."""
     host = called_host(call)
     return b" HTTP/1.1\r\nhost: %b\r\n" % host if host else endpoint.host_line
+
+
+def _is_one_of(lower: bytes, owned: frozenset[bytes]) -> bool:
+    """Whether a name that has not been seen yet, or has odd characters, is one of these for who reads it."""
+    plain = dashed(lower)
+    if plain != lower:
+        return plain in owned
+    if len(_PLAIN_NAMES) < _MOST_PLAIN_NAMES and len(lower) <= _LONGEST_PLAIN_NAME:
+        _PLAIN_NAMES.add(lower)
+    return False
 
 
 def status_line(response: Response) -> bytes:

@@ -16,6 +16,8 @@ from outrider.model.methods import is_other_spelling
 
 # Names that a HeaderNames remembers: far more than anybody uses, and few enough for somebody who invents them.
 _MOST_KNOWN: Final = 1024
+_LONGEST_KNOWN: Final = 64
+_ODD_IN_NAME: Final = re.compile(rb"[^a-z0-9-]")
 
 # RFC 9110 §9.1: any token is a method. `|` stands between several here, and `*` for any.
 _METHODS: Final = re.compile(r"\*|[!#$%&'+.^_`~0-9A-Za-z-]+(?:\|[!#$%&'+.^_`~0-9A-Za-z-]+)*")
@@ -210,22 +212,30 @@ def is_named(pattern: str, name: str) -> bool:
     return name == pattern or (pattern.endswith("*") and name.startswith(pattern[:-1]))
 
 
+def dashed(name: bytes) -> bytes:
+    """A lower-case header name as CGI-style servers (PHP, Rack, WSGI) tell names apart (RFC 3875 §4.1.18): to them
+    `x.user.id`, `x_user_id` and `x-user-id` are one. Here they count as one wherever a header is taken off."""
+    return _ODD_IN_NAME.sub(b"-", name)
+
+
 class HeaderNames:
-    """A set of header names, or beginnings with `*`. Underscores count as dashes, because CGI-style servers read both
-    as one."""
+    """A set of header names, or beginnings with `*`; how they are `dashed` makes no difference."""
 
     __slots__ = ("_known", "_patterns")
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        self._patterns = tuple(pattern.lower().replace("_", "-") for pattern in patterns)
+        self._patterns = tuple(
+            dashed(pattern.removesuffix("*").lower().encode()).decode() + ("*" if pattern.endswith("*") else "")
+            for pattern in patterns
+        )
         self._known: dict[bytes, bool] = {}  # what has been asked before
 
     def have(self, name: bytes) -> bool:
         """Whether this lower-case name is one of them."""
         known = self._known.get(name)
         if known is None:
-            dashed = name.decode("latin-1").replace("_", "-")
-            known = any(is_named(pattern, dashed) for pattern in self._patterns)
-            if len(self._known) < _MOST_KNOWN:
+            text = dashed(name).decode()
+            known = any(is_named(pattern, text) for pattern in self._patterns)
+            if len(self._known) < _MOST_KNOWN and len(name) <= _LONGEST_KNOWN:
                 self._known[name] = known
         return known

@@ -36,7 +36,7 @@ def test_the_timeout_counts_from_the_arrival_of_the_call() -> None:
 
 @pytest.mark.parametrize(
     ("asked", "deadline"),
-    [(b"800ms", 1000.8), (b" 2s ", 1002), (b"1m30s", 1010), (b"10s", 1010), (b"9999h", 1010)],
+    [(b"800ms", 1000.8), (b"1m30s", 1010), (b"10s", 1010), (b"9999h", 1010)],
 )
 def test_the_app_may_shorten_but_not_lengthen(asked: bytes, deadline: float) -> None:
     """`x-outrider-timeout` counts where it is the shorter one."""

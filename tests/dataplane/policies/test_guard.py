@@ -189,7 +189,7 @@ CASES: dict[str, Case] = {
     ),
     "a required header is empty": Case(
         make_guard(key(KEY, require=["x-user-id"])),
-        arriving(headers=[RIGHT, ("x-user-id", "  ")]),
+        arriving(headers=[RIGHT, ("x-user-id", "")]),
         "unnamed",
         Kind.UNIDENTIFIED,
         "not_identified",

@@ -21,4 +21,4 @@ def sheddable(call: Call) -> bool:
 
 def said_not_critical(call: Call) -> bool:
     """Whether it came with the word that it is not critical."""
-    return CRITICAL in call.noted and call.noted[CRITICAL].strip().lower() == b"false"
+    return CRITICAL in call.noted and call.noted[CRITICAL].lower() == b"false"

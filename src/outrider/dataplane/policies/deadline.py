@@ -38,7 +38,7 @@ class Deadline:
 
     def _shortened(self, call: Call, asked: bytes) -> Failure | None:
         try:
-            timeout = parse_duration(asked.decode("latin-1").strip())
+            timeout = parse_duration(asked.decode("latin-1"))
         except ValueError as error:
             return Failure(Kind.BAD_REQUEST, f"x-outrider-timeout: {error}")
         if timeout <= 0:

@@ -77,7 +77,7 @@ class CallerName:
         text = self._parts[0]
         for index, name in enumerate(self.headers):
             if name in noted:
-                text += noted[name].strip().decode("latin-1")
+                text += noted[name].decode("latin-1")
             text += self._parts[2 * index + 2]
         text = text or "unnamed"
         if value is not None and len(self._known) < _MOST_LINES:
@@ -238,7 +238,7 @@ class Guard:
             if not self._protects(call.method, read):
                 return None
             paths = read
-        missing = [name.decode() for name in require if name in call.nominated or not call.noted.get(name, b"").strip()]
+        missing = [name.decode() for name in require if name in call.nominated or not call.noted.get(name)]
         if missing:
             return self._refuse(call, Kind.UNIDENTIFIED, "not_identified", f"missing headers: {', '.join(missing)}")
         if rules is not None:

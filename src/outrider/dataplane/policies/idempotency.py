@@ -137,7 +137,7 @@ class Idempotency:
 
     def admit(self, call: Call) -> Failure | Awaitable[Failure | Reply | None] | None:
         """Ask the store about a keyed call; everything else passes."""
-        key = call.noted.get(KEY, b"").strip()
+        key = call.noted.get(KEY, b"")
         if not key or call.method not in _KEYED or KEY in call.nominated:
             return None
         if self._exempt:

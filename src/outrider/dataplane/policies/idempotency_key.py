@@ -26,7 +26,7 @@ class MintKey:
     def admit(self, call: Call) -> None:
         if call.method in _REPEATABLE_ANYWAY:
             return
-        if call.noted.get(KEY, b"").strip() and KEY not in call.nominated:
+        if call.noted.get(KEY) and KEY not in call.nominated:
             return
         key = ENTROPY.uuid4()
         call.fields = [field for field in call.fields if field[0] != KEY]

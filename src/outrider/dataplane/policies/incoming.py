@@ -61,10 +61,10 @@ def time_left(noted: dict[bytes, bytes]) -> float | None:
     """Seconds that the caller leaves for a call; None where it says nothing that can be read."""
     found = []
     for name in _MILLISECONDS:
-        value = noted.get(name, b"").strip()
+        value = noted.get(name, b"")
         if _DIGITS.fullmatch(value):
             found.append(int(value) / 1000)
-    match = _GRPC.fullmatch(noted.get(b"grpc-timeout", b"").strip())
+    match = _GRPC.fullmatch(noted.get(b"grpc-timeout", b""))
     if match is not None:
         found.append(int(match[1]) * _GRPC_UNITS[match[2]])
     return min(found) if found else None

@@ -33,6 +33,7 @@ MAYBE_LATER: Final = frozenset((401, 408, 409, 429))
 # Why a call is given up that must not be tried again by whoever called us either: otherwise every hop of a chain
 # multiplies the load on its end.
 TRIED_ENOUGH: Final = frozenset(("exhausted", "budget", "is_retry", "tried_below", "circuit_open"))
+_LONGEST_DATE: Final = 64
 _RESET: Final = re.compile(rb"(?:^|[;,\s])(?:t|reset)=(\d{1,12})(?:$|[;,\s])")
 _NUMBER: Final = re.compile(rb"\s*(\d{1,12})\s*")
 _UNIX_TIME: Final = 1e9  # what is larger is no number of seconds anybody would wait
@@ -72,12 +73,7 @@ class Retry:
         target gets to see it."""
         if call.method in self.methods:
             return True
-        return (
-            self.by_key
-            and bool(call.noted.get(KEY, b"").strip())
-            and KEY not in call.nominated
-            and KEY not in call.route.owned
-        )
+        return self.by_key and bool(call.noted.get(KEY)) and KEY not in call.nominated and KEY not in call.route.owned
 
     def holds(self, call: Call) -> bool:
         """Whether the app should not see any of an answer before it is whole: a keyed POST can be made again, but only
@@ -94,7 +90,7 @@ class Retry:
     def forbidden(self, call: Call) -> str | None:
         """Who has said that this call is not to be repeated, as a metric label: the app, or the app's own caller, by
         being on a retry already."""
-        if call.noted.get(RETRY_HEADER, b"").strip().lower() == b"off":
+        if call.noted.get(RETRY_HEADER, b"").lower() == b"off":
             return "caller"
         return "is_retry" if again(call.noted.get(ATTEMPT_HEADER)) else None
 
@@ -190,7 +186,7 @@ class Retry:
 
 def again(attempt: bytes | None) -> bool:
     """Whether `x-outrider-attempt`, as the app received and passed it on, says that its own caller already retries."""
-    return attempt is not None and attempt.strip() not in (b"", b"0", b"1")
+    return attempt is not None and attempt not in (b"", b"0", b"1")
 
 
 def under_way_already(call: Call, response: Response) -> bool:
@@ -220,7 +216,9 @@ def parse_retry_after(value: bytes | None) -> float | None:
     """Seconds from now that a `Retry-After` asks for, in either form; None for none or nonsense."""
     if value is None:
         return None
-    text = value.strip().decode("latin-1")
+    if len(value) > _LONGEST_DATE:
+        return None
+    text = value.decode("latin-1")
     if text.isascii() and text.isdigit():
         return float(text[:9])
     try:
