@@ -45,8 +45,8 @@ def requests(draw: st.DrawFn) -> bytes:
         return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
     if how == "chunked":
         return head + b"Transfer-Encoding: chunked\r\n\r\n" + draw(chunks())
-    if how == "upgrade" and method != b"GET":  # which only a GET may ask for; elsewhere it is ignored
-        return head + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n"
+    if how == "upgrade":  # which is never passed on to this protocol
+        return head + b"Connection: upgrade\r\nUpgrade: h2c\r\n\r\n"
     return head + b"\r\n"
 
 

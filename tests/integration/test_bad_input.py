@@ -76,7 +76,6 @@ MALFORMED = {
     "hex length": (P + b"Content-Length: 0x3\r\n\r\nabc", 400),
     "empty length": (P + b"Content-Length: \r\n\r\n", 400),
     "huge length": (P + b"Content-Length: 99999999999999999999999\r\n\r\n", 400),
-    "large length": (P + b"Content-Length: 9999999999999\r\n\r\n", 413),
     "gzip": (P + b"Transfer-Encoding: gzip\r\n\r\n", 501),
     "gzip, chunked": (P + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 501),
     "chunked twice": (P + b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
@@ -128,9 +127,7 @@ async def test_a_malformed_request_in_pieces_reaches_nobody(outrider: Outrider, 
     assert not any(seen.complete for seen in target.seen)
 
 
-@pytest.mark.parametrize(
-    "case", ["gzip, chunked", "chunked in HTTP/1.0", "length and chunked", "large length", "TRACE"]
-)
+@pytest.mark.parametrize("case", ["gzip, chunked", "chunked in HTTP/1.0", "length and chunked", "huge length", "TRACE"])
 async def test_a_refusal_is_heard_by_an_app_that_is_still_sending(outrider: Outrider, case: str) -> None:
     """Closing at once would reset the connection and take the answer with it (RFC 9112 §9.6)."""
     data, status = MALFORMED[case]

@@ -13,6 +13,7 @@ from tests.integration.harness import (
     Client,
     Exchange,
     Target,
+    chunked,
     eventually,
     exchange,
     get,
@@ -192,6 +193,59 @@ async def test_a_failing_target_is_answered_for(outrider: Outrider) -> None:
         assert (answer.status, answer.get("connection")) == (502, "close")
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "REPORT"])
+@pytest.mark.parametrize("body", [None, b"", b'{"Detach": false}'], ids=["none", "empty", "some"])
+@pytest.mark.parametrize("step", [0, 40, 7, 1], ids=["at once", "in a few pieces", "in pieces", "byte by byte"])
+async def test_any_method_may_ask_for_an_upgrade(
+    outrider: Outrider, method: str, body: bytes | None, step: int
+) -> None:
+    """`docker attach`, `docker exec` and `kubectl exec` POST, with or without a body of declared length; what follows
+    it belongs to the other protocol, however the bytes come."""
+    head = request(method, "/user/attach", body, *(line.replace("websocket", "tcp") for line in LINES[:2]))
+    data = head + b"GET /user/evil HTTP/1.1\r\n\r\n"
+    switch = b"HTTP/1.1 101 UPGRADED\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+
+    async def act(exchange: Exchange) -> None:
+        await exchange.body()
+        await exchange.send(switch)
+        while more := await exchange.reader.read(65536):
+            await exchange.send(more)
+        exchange.close()
+
+    async with Target(act) as target, outrider(config(target)) as proxy, Client(proxy.port) as client:
+        for start in range(0, len(data), step or len(data)):
+            await client.send(data[start : start + (step or len(data))])
+            await asyncio.sleep(0)
+        assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 UPGRADED")
+        assert await client.reader.readexactly(27) == b"GET /user/evil HTTP/1.1\r\n\r\n"
+        assert await say(client, b"stdin") == b"stdin"
+    (seen,) = target.seen
+    assert (seen.method, seen.body, seen.get("upgrade")) == (method, body or b"", "tcp")
+
+
+async def test_what_follows_a_refused_upgrade_with_a_body_is_dropped(outrider: Outrider) -> None:
+    """The target answers a POST with Upgrade as plain HTTP: the connection ends, and nothing behind it is a request."""
+    data = request("POST", "/user/attach", b"body", *LINES[:2]) + get("/user/evil")
+    async with Target(plain()) as target, outrider(config(target)) as proxy, Client(proxy.port) as client:
+        answer = await client.call(data)
+        assert await client.end() == "eof"
+    assert (answer.status, answer.get("connection")) == (200, "close")
+    assert [(seen.path, seen.body) for seen in target.seen] == [("/attach", b"body")]
+
+
+async def test_no_target_switches_in_the_middle_of_a_request(outrider: Outrider) -> None:
+    """A 101 before the body has been sent is an invalid answer."""
+    head = request("POST", "/user/attach", None, "Content-Length: 10", *LINES)
+
+    async def act(exchange: Exchange) -> None:
+        await exchange.send(SWITCH)
+        await exchange.until_closed()
+
+    async with Target(act) as target, outrider(config(target, "retry: false")) as proxy, Client(proxy.port) as client:
+        await client.send(head + b"half")
+        assert (await client.answer()).status == 502
+
+
 UNASKED = {
     "another protocol": SWITCH.replace(b"websocket", b"h2c"),
     "no protocol": SWITCH.replace(b"Upgrade: websocket\r\n", b""),
@@ -300,11 +354,12 @@ async def test_connect_only_reaches_what_is_configured(outrider: Outrider) -> No
     assert not target.seen
 
 
-async def test_a_body_is_no_place_to_switch(outrider: Outrider) -> None:
-    """A POST that asks to switch is carried as it is, body and all."""
+async def test_a_body_of_unknown_length_is_no_place_to_switch(outrider: Outrider) -> None:
+    """A POST in chunks that asks to switch is carried as it is, body and all."""
     body = b"GET /user/smuggled HTTP/1.1\r\n\r\n"
+    data = request("POST", "/user/x", None, *LINES, "Transfer-Encoding: chunked") + chunked(body)
     async with Target(plain()) as target, outrider(config(target)) as proxy, Client(proxy.port) as client:
-        assert (await client.call(request("POST", "/user/x", body, *LINES))).status == 200
+        assert (await client.call(data)).status == 200
         assert (await client.call(get("/user/y"))).status == 200
     assert [seen.path for seen in target.seen] == ["/x", "/y"]
     assert target.seen[0].body == body

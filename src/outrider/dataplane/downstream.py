@@ -103,6 +103,7 @@ class Downstream:
         "_stray_bytes",
         "_transport",
         "_tunnel",
+        "_until_switch",
         "_upgrading",
         "_whole",
         "due",
@@ -133,6 +134,7 @@ class Downstream:
         self._head_since = 0.0
         self._skip_head = False
         self._upgrading = False
+        self._until_switch = 0  # bytes of body before the protocol may change
         self._queue: deque[Call] = deque()
         self._active: Call | None = None
         self._carrying = False
@@ -451,7 +453,10 @@ class Downstream:
         self._whole = False
         behind_upgrade: int | None = None
         try:
-            self._parser.feed_data(data)
+            if self._until_switch:
+                self._before_switch(data)
+            else:
+                self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             behind_upgrade = upgrade.args[0]
         except httptools.HttpParserError as error:
@@ -694,32 +699,56 @@ class Downstream:
             call.upgrade = b"connect"
         elif call.route.upgrade:
             call.upgrade = wanted_upgrade(call)
-            self._deaf = bool(call.upgrade)
+            self._deaf = bool(call.upgrade) and not call.length
+            self._until_switch = call.length or 0 if call.upgrade else 0
         return None
 
     def _behind_upgrade(self, data: bytes, end: int) -> None:
         """The parser has stopped behind a head that asks for another protocol, which ends at `end`."""
-        if not self._deaf:
+        call = self._incoming
+        if self._until_switch and call is not None and call.body is not None:
+            self._upgrading = False
+            self._parser = self._parser_for_body(call)
+            self._before_switch(data[end:])
+        elif not self._deaf:
             self._ignore_upgrades(data[end:])
         elif self._incoming is not None and self._incoming.upgrade and end < len(data):
             self._early.append(data[end:])
             self.pause_reading()
+
+    def _before_switch(self, data: bytes) -> None:
+        """The body of a request that asks for another protocol, and perhaps what comes behind it: that is kept until
+        the target has answered."""
+        body = data[: self._until_switch]
+        self._until_switch -= len(body)
+        self._feed = body
+        if body:
+            self._parser.feed_data(body)
+        if not self._until_switch:
+            self._deaf = True
+            if len(data) > len(body):
+                self._behind_a_switch(data[len(body) :])
+
+    def _parser_for_body(self, call: Call) -> Any:
+        """A parser that stands behind the head of this call, and knows how its body is framed."""
+        parser = httptools.HttpRequestParser(self)
+        self._skip_head = True
+        framing = b"transfer-encoding: chunked" if call.chunked else b"content-length: %d" % (call.length or 0)
+        parser.feed_data(b"POST / HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n" % framing)
+        return parser
 
     def _ignore_upgrades(self, rest: bytes) -> None:
         """An `Upgrade` is not taken up, which RFC 9110 §7.8 allows. The parser stops behind such a head, so a new
         one goes on with what follows; if that is the body of the same message, it must know how it is framed."""
         failed: Exception | None = None
         while failed is None:
-            self._parser = httptools.HttpRequestParser(self)
             self._upgrading = False
             call = self._incoming
             try:
                 if call is not None and call.body is not None:
-                    self._skip_head = True
-                    framing = (
-                        b"transfer-encoding: chunked" if call.chunked else b"content-length: %d" % (call.length or 0)
-                    )
-                    self._parser.feed_data(b"POST / HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n" % framing)
+                    self._parser = self._parser_for_body(call)
+                else:
+                    self._parser = httptools.HttpRequestParser(self)
                 self._feed = rest
                 if rest:
                     self._parser.feed_data(rest)

@@ -105,11 +105,11 @@ def names_other_protocol(target: bytes, head: bytes) -> bool:
 def wanted_upgrade(call: Call) -> bytes:
     """The protocols that a request asks to switch to and that may be passed on; empty if none.
 
-    Only a GET without a body can be switched here: behind anything else it would be unclear where the message ends
-    and the other protocol begins.
+    Any method may ask (RFC 9110 §7.8): `docker attach` and `kubectl exec` POST. Where the message ends and the other
+    protocol begins must be clear, so a body must have a declared length.
     """
     value = call.noted[b"upgrade"]
-    if call.method != b"GET" or not call.minor or call.chunked or call.length or b"upgrade" not in call.nominated:
+    if call.method == b"HEAD" or not call.minor or call.chunked or b"upgrade" not in call.nominated:
         return b""
     protocols = [one.strip(_OWS) for one in value.split(b",")]
     for protocol in protocols:

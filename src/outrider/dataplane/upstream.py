@@ -737,6 +737,9 @@ class Upstream:
         ):
             self._fail(Kind.INVALID_RESPONSE, "the target switched protocols without being asked")
             return
+        if not attempt.call.all_here():
+            self._fail(Kind.INVALID_RESPONSE, "the target switched protocols in the middle of the request")
+            return
         asked = [one.strip().lower() for one in attempt.call.upgrade.split(b",")]
         if not attempt.call.upgrade or interim.upgrade.lower() not in asked:
             self._fail(Kind.INVALID_RESPONSE, "the target switched to a protocol that was not asked for")
