@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 import importlib
+import json
 import logging
+import os
 import resource
 import signal
 import socket
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from enum import Enum
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -20,27 +21,34 @@ import uvloop
 
 from outrider import __version__
 from outrider.config.resolve import Resolved
+from outrider.controlplane.circuits import order as order_circuit
+from outrider.controlplane.intercom import ADMIN, ALIVE, BEAT, HOLD, READY, RELOAD, TELEMETRY, Inherited
+from outrider.controlplane.orphans import Orphans
 from outrider.controlplane.runtime import Runtime
 from outrider.controlplane.telemetry.logs import Logs
+from outrider.controlplane.upkeep import Upkeep, repeat
 from outrider.dataplane.listener import Listener
 from outrider.errors import EXIT_FAILED, EXIT_OK
-from outrider.ports import ADMIN, CALLS, INBOUND, TELEMETRY, bind_all, port_key
+from outrider.ports import CALLS, INBOUND, bind_all, port_key
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from outrider.controlplane.servers import ControlServer
 
 log = logging.getLogger("outrider")
 
+# Seconds that a start waits for outside parties: name servers, issuers, stores.
+_PATIENCE = 5.0
 
-@dataclass(frozen=True, slots=True)
-class Inherited:
-    """What a worker has from its supervisor: its number, the sockets calls come in on, the path before the names of
-    its control sockets, and a pipe that ends with the supervisor."""
 
-    number: int
-    sockets: dict[str, socket.socket]
-    control: Path
-    alive: int
+class Order(Enum):
+    """How a sidecar is to end."""
+
+    DRAIN = "drain"
+    """Finish what is in flight, and wait for the app to leave."""
+    QUIT = "quit"
+    """Finish what is in flight."""
+    STOP = "stop"
+    """Now."""
 
 
 class App:
@@ -49,12 +57,16 @@ class App:
     def __init__(self, resolved: Resolved, logs: Logs | None = None, inherited: Inherited | None = None) -> None:
         """Must be made inside a running event loop."""
         self.runtime = Runtime(resolved, asyncio.get_running_loop(), logs)
+        if inherited is not None:
+            self.runtime.standing_faults = inherited.standing.faults
+            for name, action in inherited.standing.circuits.items():
+                self.order_circuit(name, action)
         self.listener = Listener(self.runtime.proxy)
         self.ports: dict[str, int] = {}
         self.accepting_since = 0.0
         self._inherited = inherited
-        self._runners: list[web.AppRunner] = []
-        self._upkeep: list[asyncio.Task[None]] = []
+        self.upkeep = Upkeep()
+        self._servers: dict[str, ControlServer] = {}
 
     async def start(self) -> None:
         """Open every port. Raises StartError, with everything closed again, if one is not to be had.
@@ -74,92 +86,107 @@ class App:
             door = self.listener.serve(bound[INBOUND], runtime.compiled.app, certificates.server)
             certificates.on_new_server = door.secure
         self.accepting_since = monotonic()
-        await self._prepare()
-        # A thread of its own, gone afterwards: a process with one thread takes no locks.
-        with ThreadPoolExecutor(1) as importer:
-            loop = asyncio.get_running_loop()
-            servers = await loop.run_in_executor(importer, importlib.import_module, "outrider.controlplane.servers")
-        for key, app in ((TELEMETRY, servers.telemetry_app(runtime)), (ADMIN, servers.admin_app(runtime))):
-            where = bound[key] if inherited is None else f"{inherited.control}.{key.partition('.')[0]}"
-            self._runners.append(await servers.serve(app, where))
-        self._keep_up(
+        self.upkeep.go_on(
             runtime.lag.watch(),
             runtime.memory.watch(lambda: len(runtime.proxy.connections)),
             runtime.secrets.watch(),
             runtime.compiled.certificates.watch(),
         )
+        self._find_endpoints()
+        self._fetch_secrets()
+        self._read_key_sets()
+        self._open_memory_of_keys()
+        await self._serve_control_ports(bound)
+        late = await self.upkeep.begun(_PATIENCE)
+        if late:
+            log.warning("ready without what has not come in time: %s", ", ".join(late))
         runtime.ready = True
 
-    async def _prepare(self) -> None:
-        """Get what calls need and what is not written in the configuration, all at the same time. What does not come in
-        time comes later; until then calls that need it are refused."""
-        await asyncio.gather(
-            self._find_endpoints(), self._fetch_secrets(), self._read_key_sets(), self._open_memory_of_keys()
-        )
+    async def _serve_control_ports(self, bound: dict[str, socket.socket]) -> None:
+        """Telemetry and admin answer before outside parties do: a start that waits for them is to be seen."""
+        # A thread of its own, gone afterwards: a process with one thread takes no locks.
+        with ThreadPoolExecutor(1) as importer:
+            loop = asyncio.get_running_loop()
+            servers = await loop.run_in_executor(importer, importlib.import_module, "outrider.controlplane.servers")
+        runtime = self.runtime
+        for key, app in ((TELEMETRY, servers.telemetry_app(runtime)), (ADMIN, servers.admin_app(runtime))):
+            self._servers[key] = await servers.serve(app, key)
+        if self._inherited is None:
+            for key, server in self._servers.items():
+                server.listen(bound[key])
+        else:
+            asyncio.get_running_loop().add_reader(self._inherited.visits.worker, self._take_visits)
 
-    def _keep_up(self, *work: Coroutine[Any, Any, None]) -> None:
-        """Go on with this until the end."""
-        for one in work:
-            task = asyncio.create_task(one)
-            task.add_done_callback(_upkeep_ended)
-            self._upkeep.append(task)
+    def _take_visits(self) -> None:
+        """Serve the connections that the front of several workers has passed on."""
+        assert self._inherited is not None
+        for key, accepted in self._inherited.visits.arrivals():
+            self._servers[key].take(accepted)
 
-    async def _find_endpoints(self) -> None:
+    def order_circuit(self, name: str, action: str) -> None:
+        """Carry out an order that was given to another worker, or before this one was started."""
+        order_circuit(self.runtime.compiled.breakers, name, action)
+
+    # What calls need and what is not written in the configuration is looked for from here on, all at the same time.
+    # What does not come in time comes later; until then calls that need it are refused.
+
+    def _find_endpoints(self) -> None:
         """Look up the endpoints that come and go, and ask those that are to be asked whether they are well."""
         compiled = self.runtime.compiled
         if compiled.discovered:
             discovery = importlib.import_module("outrider.controlplane.discovery")
             dns = self.runtime.resolved.config.dns
             resolver = discovery.Resolver(dns.servers, dns.timeout)
-            found = [discovery.Discovery(one, resolver) for one in compiled.discovered]
-            await asyncio.gather(*(one.first() for one in found))
-            self._keep_up(*(one.watch() for one in found))
+            for discovered in compiled.discovered:
+                found = discovery.Discovery(discovered, resolver)
+                self.upkeep.begin(f"endpoints of {discovered.cluster.name}", found.first, _then(found.watch))
         if compiled.checked:
             health = importlib.import_module("outrider.controlplane.health")
-            self._keep_up(*(health.HealthChecks(cluster, settings).watch() for cluster, settings in compiled.checked))
+            self.upkeep.go_on(
+                *(health.HealthChecks(cluster, settings).watch() for cluster, settings in compiled.checked)
+            )
 
-    async def _fetch_secrets(self) -> None:
+    def _fetch_secrets(self) -> None:
         """Those that come from commands and issuers."""
-        secrets = self.runtime.secrets
-        pauses = await secrets.first()
-        self._keep_up(*(one.watch(pause) for one, pause in zip(secrets.fetched, pauses, strict=True)))
+        for one in self.runtime.secrets.fetched:
+            self.upkeep.begin(f"credential {one.name}", one.first, one.watch)
 
-    async def _read_key_sets(self) -> None:
+    def _read_key_sets(self) -> None:
         """Those of the issuers of callers' tokens."""
         guarded = self.runtime.compiled.guarded
         if guarded is None or not guarded.key_sets:
             return
         jwks = importlib.import_module("outrider.controlplane.jwks")
-        key_sets = [jwks.KeySet(source, alg, proof) for source, alg, proof in guarded.key_sets]
-        pauses = await asyncio.gather(*(one.look() for one in key_sets))
-        self._keep_up(*(one.watch(pause) for one, pause in zip(key_sets, pauses, strict=True)))
+        for source, alg, proof in guarded.key_sets:
+            key_set = jwks.KeySet(source, alg, proof)
+            self.upkeep.begin("the key set of callers' tokens", key_set.look, key_set.watch)
 
-    async def _open_memory_of_keys(self) -> None:
+    def _open_memory_of_keys(self) -> None:
         """The store of `inbound.idempotency`."""
         remembered = self.runtime.compiled.idempotency
         if remembered is not None:
-            await remembered.store.open()
-            self._keep_up(remembered.store.watch())
+            store = remembered.store
+            self.upkeep.begin("the store of idempotency keys", store.open, _then(store.watch))
 
     async def stop(self) -> None:
         """Close every port and connection."""
-        for task in self._upkeep:
-            task.cancel()
+        self.upkeep.stop()
         self.listener.close()
         for cluster in self.runtime.compiled.clusters:
             for endpoint in cluster.endpoints:
                 endpoint.pool.close()
         if self.runtime.compiled.idempotency is not None:
             await self.runtime.compiled.idempotency.close()
-        for runner in self._runners:
-            await runner.cleanup()
-        self._runners.clear()
+        if self._inherited is not None:
+            asyncio.get_running_loop().remove_reader(self._inherited.visits.worker)
+        for server in self._servers.values():
+            await server.close()
+        self._servers.clear()
 
 
-def _upkeep_ended(task: asyncio.Task[None]) -> None:
-    """What looks after things runs until it is cancelled; anything else is a bug, and must not pass unseen."""
-    if not task.cancelled() and task.exception() is not None:
-        log.error("a bug in Outrider ended one of its tasks; please report it", exc_info=task.exception())
+def _then(watch: Callable[[], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:
+    """A watch that does not need what the first look has found."""
+    return lambda found: watch()
 
 
 # A finished call leaves no reference cycles behind, so the collector finds next to nothing: look less often.
@@ -200,50 +227,119 @@ def _run_one(resolved: Resolved, inherited: Inherited | None) -> int:
 
 async def _run(resolved: Resolved, logs: Logs, descriptors: int, inherited: Inherited | None) -> int:
     began = monotonic()
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Queue[signal.Signals] = asyncio.Queue()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.put_nowait, number)
-    loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP: reloading is not supported yet; nothing was changed")
+    orders: asyncio.Queue[Order] = asyncio.Queue()
+    _hear_orders(orders, inherited)
     app = App(resolved, logs, inherited)
-    app.runtime.stop = stop.put_nowait
+    app.runtime.stop = lambda number: orders.put_nowait(Order.QUIT if number is signal.SIGINT else Order.DRAIN)
     app.runtime.proxy.descriptors = descriptors
     if inherited is not None:
-        loop.add_reader(inherited.alive, _orphaned, loop, inherited.alive, stop)
-    await app.start()
+        _keep_in_touch(app, orders, inherited)
+    if os.getpid() == 1:
+        app.upkeep.go_on(repeat("orphans", Orphans().look))
+    starting = asyncio.create_task(app.start())
+    first = asyncio.create_task(orders.get())
+    try:
+        await asyncio.wait((starting, first), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            _ready(app, began, inherited)
+        else:  # told to stop before everything stood: calls may have come already
+            starting.cancel()
+            await asyncio.wait((starting,))
+        return await _until_stopped(app, await first, orders)
+    finally:
+        first.cancel()
+        await app.stop()
+
+
+def _ready(app: App, began: float, inherited: Inherited | None) -> None:
     gc.collect()
     gc.freeze()  # what lives as long as the process need not be looked at again
     gc.set_threshold(*_GC_THRESHOLD)
     gc.enable()
-    details: dict[str, object] = {"version": __version__, "service": resolved.config.service, "ports": app.ports}
+    service = app.runtime.resolved.config.service
+    details: dict[str, object] = {"version": __version__, "service": service, "ports": app.ports}
     details["accepting_after_ms"] = round((app.accepting_since - began) * 1000)
     log.info("ready", extra={"fields": details})
-    try:
-        return await _until_stopped(app, stop)
-    finally:
-        await app.stop()
+    if inherited is not None:
+        inherited.line.say(READY)
 
 
-def _orphaned(loop: asyncio.AbstractEventLoop, alive: int, stop: asyncio.Queue[signal.Signals]) -> None:
-    """The supervisor is gone: nobody would start us again, and a new one wants our ports."""
-    loop.remove_reader(alive)
-    stop.put_nowait(signal.SIGINT)
-    stop.put_nowait(signal.SIGINT)
+def _hear_orders(orders: asyncio.Queue[Order], inherited: Inherited | None) -> None:
+    """Turn signals into orders: the first lets work end, a second one does not. Those to one of several workers are for
+    its supervisor, which has got them, too, where they were sent to the whole group."""
+    loop = asyncio.get_running_loop()
+    signals = 0
+
+    def stop(number: signal.Signals) -> None:
+        nonlocal signals
+        signals += 1
+        if inherited is not None:
+            if signals == 1:
+                log.warning("a worker takes its orders from its supervisor; signals to it are ignored")
+        elif signals > 1:
+            orders.put_nowait(Order.STOP)
+        else:
+            orders.put_nowait(Order.QUIT if number is signal.SIGINT else Order.DRAIN)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    loop.add_signal_handler(signal.SIGHUP, (lambda: None) if inherited is not None else _reload)
 
 
-async def _until_stopped(app: App, stop: asyncio.Queue[signal.Signals]) -> int:
-    """Wait for the first signal, drain, and leave early on a second one."""
-    number = await stop.get()
+def _reload() -> None:
+    log.warning("SIGHUP: reloading is not supported yet; nothing was changed")
+
+
+def _keep_in_touch(app: App, orders: asyncio.Queue[Order], inherited: Inherited) -> None:
+    """Do as the supervisor says, and show it that we live."""
+    loop = asyncio.get_running_loop()
+    line = inherited.line
+
+    def hear() -> None:
+        lines = line.heard()
+        if lines is None:
+            # The supervisor is gone: it would not start us again, and a new one wants our ports.
+            loop.remove_reader(line)
+            orders.put_nowait(Order.STOP)
+            return
+        for words in lines:
+            word, _, rest = words.partition(" ")
+            if word == RELOAD:
+                _reload()
+            elif word == HOLD:
+                app.order_circuit(*json.loads(rest))
+            else:
+                orders.put_nowait(Order(word))
+
+    async def beat() -> float:
+        line.say(ALIVE)
+        return BEAT
+
+    loop.add_reader(line, hear)
+    app.upkeep.go_on(repeat("signs of life", beat))
+
+
+async def _until_stopped(app: App, order: Order, orders: asyncio.Queue[Order]) -> int:
+    """Drain after the first order, sooner if a later one says so, and leave at once if it says that."""
     limit = app.runtime.resolved.config.shutdown.drain
-    log.info("draining", extra={"fields": {"signal": number.name, "limit_seconds": limit}})
-    draining = asyncio.create_task(app.listener.drain(limit, leave_when_idle=number is signal.SIGINT))
-    again = asyncio.create_task(stop.get())
-    await asyncio.wait((draining, again), return_when=asyncio.FIRST_COMPLETED)
-    again.cancel()
-    if not draining.done():
+    draining: asyncio.Task[bool] | None = None
+    while order is not Order.STOP:
+        if draining is None:
+            log.info("draining", extra={"fields": {"order": order.value, "limit_seconds": limit}})
+            draining = asyncio.create_task(app.listener.drain(limit))
+        if order is Order.QUIT:
+            app.listener.leave_when_idle = True
+        again = asyncio.create_task(orders.get())
+        await asyncio.wait((draining, again), return_when=asyncio.FIRST_COMPLETED)
+        if draining.done():
+            again.cancel()
+            clean = draining.result()
+            log.info("stopped" if clean else "stopped at the drain limit", extra={"fields": {"clean": clean}})
+            return EXIT_OK if clean else EXIT_FAILED
+        order = await again
+    cut_off = app.runtime.proxy.in_flight
+    if draining is not None:
         draining.cancel()
-        log.warning("stopped by a second signal", extra={"fields": {"cut_off": app.runtime.proxy.in_flight}})
-        return EXIT_FAILED
-    clean = draining.result()
-    log.info("stopped" if clean else "stopped at the drain limit", extra={"fields": {"clean": clean}})
-    return EXIT_OK if clean else EXIT_FAILED
+    log.warning("stopped by a second signal", extra={"fields": {"cut_off": cut_off}})
+    return EXIT_FAILED

@@ -6,10 +6,11 @@ import errno
 import socket
 
 from outrider.config.resolve import Resolved
+from outrider.controlplane.intercom import ADMIN, TELEMETRY
 from outrider.errors import StartError
 
 _BACKLOG = 1024
-TELEMETRY, ADMIN, CALLS, INBOUND = "telemetry.listen", "admin.listen", "listen", "inbound.listen"
+CALLS, INBOUND = "listen", "inbound.listen"
 
 
 def bind_all(resolved: Resolved) -> dict[str, socket.socket]:

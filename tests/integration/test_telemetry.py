@@ -182,7 +182,7 @@ async def test_a_draining_sidecar_is_alive_but_not_ready(outrider: Outrider) -> 
     async with Target(plain()) as target, outrider(f"services: {{ user: '{target.url}' }}") as proxy:
         async with Client(proxy.port) as client:
             await client.call(get("/user/x"))
-            draining = asyncio.create_task(proxy.app.listener.drain(5, leave_when_idle=False))
+            draining = asyncio.create_task(proxy.app.listener.drain(5))
             await asyncio.sleep(0)
             assert (await fetch(proxy.telemetry, "/readyz"))[0] == 503
             assert (await fetch(proxy.telemetry, "/healthz"))[0] == 200

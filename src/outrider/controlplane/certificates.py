@@ -7,12 +7,14 @@ import logging
 import ssl
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from time import time
 
 from outrider.config.schema import ServerTls as ServerFiles
 from outrider.config.tls import TlsFileError, load_client, load_server
 from outrider.controlplane.endpoints import EndpointMaker
+from outrider.controlplane.upkeep import repeat
 from outrider.dataplane.tls import ResumingContext
 from outrider.errors import StartError
 
@@ -83,10 +85,12 @@ class Certificates:
 
     async def watch(self) -> None:
         """Look again and again, until cancelled."""
-        while self._watched:
-            await asyncio.sleep(_INTERVAL)
-            for watched in self._watched:
-                self.refresh(watched)
+        looks = (repeat(f"certificates of {one.owner}", partial(self._look, one), _INTERVAL) for one in self._watched)
+        await asyncio.gather(*looks)
+
+    async def _look(self, watched: Watched) -> float:
+        self.refresh(watched)
+        return _INTERVAL
 
     def refresh(self, watched: Watched) -> None:
         """Use new files, if they are usable together; otherwise keep the last ones, and say so once."""

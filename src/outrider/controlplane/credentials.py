@@ -20,6 +20,7 @@ from outrider.config.keys import signing_key
 from outrider.config.schema import Credential as CredentialConfig
 from outrider.config.schema import MintedJwt, OAuth2
 from outrider.controlplane.fetch import FetchError, fetch, parse_json
+from outrider.controlplane.upkeep import repeat_steps
 from outrider.dataplane.policies.credentials import Credential, Mint, Renewal
 from outrider.model.addresses import hide_in_urls
 
@@ -75,8 +76,7 @@ class Fetched:
 
     async def watch(self, pause: float) -> None:
         """Fetch ahead of expiry, and when a target has refused the value, until cancelled."""
-        while True:
-            pause = await self.next_fetch(pause)
+        await repeat_steps(f"credential {self.name}", self.next_fetch, pause)
 
     async def next_fetch(self, pause: float) -> float:
         """Wait so many seconds, or until a target has refused the value, and fetch; returns the next pause."""

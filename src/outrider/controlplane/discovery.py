@@ -11,6 +11,7 @@ import logging
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from outrider.config.schema import Service, Target
 from outrider.controlplane.endpoints import Address, Discovered
+from outrider.controlplane.upkeep import repeat
 from outrider.dataplane.cluster import Endpoint
 from outrider.model.addresses import port_of
 
@@ -264,13 +266,9 @@ class Discovery:
 
     async def watch(self) -> None:
         """Look again whenever an answer has become old, until cancelled."""
-        await asyncio.gather(*(self._watch(number) for number in range(len(self._sources))))
-
-    async def _watch(self, number: int) -> None:
-        pause = self._pauses[number]
-        while True:
-            await asyncio.sleep(pause)
-            pause = await self.look(number)
+        name = f"endpoints of {self._cluster.name}"
+        looks = (repeat(name, partial(self.look, number), pause) for number, pause in enumerate(self._pauses))
+        await asyncio.gather(*looks)
 
     async def look(self, number: int) -> float:
         """Ask one source, and use what it says; how many seconds that holds."""

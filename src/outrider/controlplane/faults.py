@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from outrider.config.checks import Status
 from outrider.config.scalars import Duration, Share, Size
+from outrider.controlplane.upkeep import repeat
 from outrider.dataplane.cluster import Cluster, Endpoint
 
 log = logging.getLogger("outrider")
@@ -122,9 +123,13 @@ class FaultLab:
         fault = Fault(next(self._numbers), order, monotonic() + order.lasts)
         self.faults.append(fault)
         log.warning("fault %d begins: %s on %s", fault.number, order.kind, order.service)
-        await self._arrange()
         if self._upkeep is None:
-            self._upkeep = asyncio.create_task(self._keep_up())
+            self._upkeep = asyncio.create_task(repeat("faults", self._keep_up, _UPKEEP))
+        try:
+            await self._arrange()
+        except OSError as error:
+            self.faults.remove(fault)
+            raise FaultError(f"no relay can be opened in front of it: {error.strerror}") from None
         return fault
 
     async def clear(self, service: str | None = None) -> int:
@@ -146,16 +151,14 @@ class FaultLab:
         now = monotonic()
         return [fault for fault in self.faults if fault.order.service == service and now < fault.until]
 
-    async def _keep_up(self) -> None:
+    async def _keep_up(self) -> float:
         """End what has lasted long enough, and follow endpoints that come and go."""
-        while self.faults:
-            await asyncio.sleep(_UPKEEP)
-            now = monotonic()
-            for fault in [fault for fault in self.faults if now >= fault.until]:
-                self.faults.remove(fault)
-                log.warning("fault %d on %s is over; it met %d requests", fault.number, fault.order.service, fault.met)
-            await self._arrange()
-        self._upkeep = None
+        now = monotonic()
+        for fault in [fault for fault in self.faults if now >= fault.until]:
+            self.faults.remove(fault)
+            log.warning("fault %d on %s is over; it met %d requests", fault.number, fault.order.service, fault.met)
+        await self._arrange()
+        return _UPKEEP
 
     async def _arrange(self) -> None:
         """A relay in front of every endpoint of a service with faults, and of no other."""
@@ -168,7 +171,11 @@ class FaultLab:
         for endpoint, service in wanted.items():
             if endpoint not in self._relays:
                 relay = self._relays[endpoint] = Relay(endpoint, partial(self.of, service))
-                await relay.start()
+                try:
+                    await relay.start()
+                except OSError:
+                    del self._relays[endpoint]
+                    raise
 
 
 class Relay:

@@ -11,6 +11,7 @@ import aiohttp
 from yarl import URL
 
 from outrider.config.schema import HealthCheck
+from outrider.controlplane.upkeep import is_own, repeat
 from outrider.dataplane.cluster import Cluster, Endpoint
 
 log = logging.getLogger("outrider")
@@ -39,17 +40,24 @@ class HealthChecks:
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
         ) as session:
-            while True:
-                endpoints = self._cluster.endpoints
-                checks = (self._check(session, endpoint) for endpoint in endpoints)
-                for outcome in await asyncio.gather(*checks, return_exceptions=True):
-                    if isinstance(outcome, Exception):
-                        log.error("a health check of %s failed by itself", self._cluster.name, exc_info=outcome)
+
+            async def check_all() -> float:
+                checks = [self._check(session, endpoint) for endpoint in self._cluster.endpoints]
+                failed = [one for one in await asyncio.gather(*checks, return_exceptions=True) if one is not None]
                 self._runs = {one: run for one, run in self._runs.items() if one in self._cluster.endpoints}
-                await asyncio.sleep(uniform(every * (1 - _SPREAD), every * (1 + _SPREAD)))
+                if failed:
+                    raise failed[0]
+                return uniform(every * (1 - _SPREAD), every * (1 + _SPREAD))
+
+            await repeat(f"health checks of {self._cluster.name}", check_all)
 
     async def _check(self, session: aiohttp.ClientSession, endpoint: Endpoint) -> None:
-        complaint = await ask(session, endpoint, self._settings.path)
+        try:
+            complaint = await ask(session, endpoint, self._settings.path)
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            if is_own(error):
+                raise  # it says nothing about the endpoint
+            complaint = f"{self._settings.path}: {error or type(error).__name__}"
         if endpoint.retired:
             return
         run = self._runs.get(endpoint, 0)
@@ -64,7 +72,7 @@ class HealthChecks:
 
 
 async def ask(session: aiohttp.ClientSession, endpoint: Endpoint, path: str) -> str | None:
-    """Ask one endpoint; what is wrong with it, or None."""
+    """Ask one endpoint; returns what is wrong with its answer, or None. Without one, raises what aiohttp raises."""
     tls = endpoint.tls
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     scheme = "https" if tls is not None else "http"
@@ -87,6 +95,4 @@ async def ask(session: aiohttp.ClientSession, endpoint: Endpoint, path: str) -> 
                     return f"{path} answered more than {_MOST} bytes"
     except TimeoutError:
         return f"{path} was not answered in time"
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        return f"{path}: {error or type(error).__name__}"
     return None

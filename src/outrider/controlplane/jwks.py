@@ -12,6 +12,7 @@ from typing import Any
 from outrider.config.checks import SHORTEST_SECRET
 from outrider.config.keys import KeyTextError, fit
 from outrider.controlplane.fetch import FetchError, fetch, parse_json
+from outrider.controlplane.upkeep import repeat_steps
 from outrider.dataplane.policies.tokens import Keys, TokenProof
 from outrider.model.addresses import hide_in_urls
 
@@ -69,8 +70,7 @@ class KeySet:
 
     async def watch(self, pause: float) -> None:
         """Look again and again, sooner if a token names an unknown key, until cancelled."""
-        while True:
-            pause = await self.next_look(pause)
+        await repeat_steps(f"key set {hide_in_urls(self._source)}", self.next_look, pause)
 
     async def next_look(self, pause: float) -> float:
         """Wait so many seconds, less if a token names an unknown key, and look; returns the next pause. Tokens bring a

@@ -14,12 +14,13 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from time import monotonic, time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from outrider.config.resolve import Resolved
 from outrider.controlplane.compile import Compiled, compile_config
 from outrider.controlplane.secrets import Secrets
 from outrider.controlplane.telemetry.logs import AccessLog, Logs
+from outrider.controlplane.upkeep import repeat
 from outrider.dataplane.proxy import Proxy
 
 if TYPE_CHECKING:
@@ -38,10 +39,13 @@ class LoopLag:
 
     async def watch(self) -> None:
         """Measure again and again, until cancelled."""
-        while True:
-            due = monotonic() + self._INTERVAL
-            await asyncio.sleep(self._INTERVAL)
-            self.seconds = max(0.0, monotonic() - due)
+        await repeat("the lag of the event loop", self._measure)
+
+    async def _measure(self) -> float:
+        due = monotonic() + self._INTERVAL
+        await asyncio.sleep(self._INTERVAL)
+        self.seconds = max(0.0, monotonic() - due)
+        return 0.0
 
 
 class Memory:
@@ -59,9 +63,13 @@ class Memory:
 
     async def watch(self, connections: Callable[[], int]) -> None:
         """Look again and again, until cancelled."""
-        while self._trim is not None:
-            await asyncio.sleep(self._INTERVAL)
+
+        async def again() -> float:
             self.look(connections(), resident())
+            return self._INTERVAL
+
+        if self._trim is not None:
+            await repeat("memory", again, self._INTERVAL)
 
     def look(self, connections: int, held: int) -> bool:
         """Trim if much more is held than was once enough, and most of the crowd has gone."""
@@ -108,6 +116,7 @@ class Runtime:
         self.lag = LoopLag()
         self.memory = Memory()
         self.stop: Callable[[signal.Signals], None] = lambda number: None  # as if the process had got this signal
+        self.standing_faults: list[tuple[dict[str, Any], float]] = []  # orders from before, and when they end
         self.ready = False
         text = json.dumps(resolved.document.values, sort_keys=True, default=str)
         self.config_hash = hashlib.sha256(text.encode()).hexdigest()[:12]

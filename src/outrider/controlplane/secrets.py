@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from time import monotonic, time
 
 from outrider.config.interpolate import interpolate
@@ -14,6 +15,7 @@ from outrider.config.keys import verifying_key
 from outrider.config.resolve import Resolved
 from outrider.controlplane.credentials import Fetched, fetched, minter
 from outrider.controlplane.inbound import Guarded
+from outrider.controlplane.upkeep import repeat
 from outrider.dataplane.policies.credentials import Credential, TokenCredential
 from outrider.dataplane.policies.guard import KeyProof
 from outrider.dataplane.policies.tokens import TokenProof
@@ -73,10 +75,6 @@ class Secrets:
         template = resolved.document.templates.get(("credentials", name, "jwt", "key"))
         self.sources[name] = Source(use, template, jwt.key, time())
 
-    async def first(self) -> list[float]:
-        """Fetch what has to be fetched; in how many seconds each is to be fetched again."""
-        return list(await asyncio.gather(*(one.first() for one in self.fetched)))
-
     def _watch_guard(self, resolved: Resolved, guarded: Guarded) -> None:
         """The keys that callers show, and those that their tokens are signed with."""
         templates = resolved.document.templates
@@ -109,10 +107,12 @@ class Secrets:
     async def watch(self) -> None:
         """Look again and again, until cancelled."""
         watched = [(name, source) for name, source in self.sources.items() if source.template is not None]
-        while watched:
-            await asyncio.sleep(_INTERVAL)
-            for name, source in watched:
-                self.refresh(name, source)
+        looks = (repeat(f"credential {name}", partial(self._look, name, one), _INTERVAL) for name, one in watched)
+        await asyncio.gather(*looks)
+
+    async def _look(self, name: str, source: Source) -> float:
+        self.refresh(name, source)
+        return _INTERVAL
 
     def refresh(self, name: str, source: Source) -> None:
         """Read one credential again, and use it if it is new and usable."""

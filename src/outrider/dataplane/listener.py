@@ -122,6 +122,7 @@ class Listener:
     def __init__(self, proxy: Proxy) -> None:
         self._proxy = proxy
         self.doors: list[Door] = []
+        self.leave_when_idle = False  # may be set while draining
 
     def serve(self, bound: socket.socket, dedicated: Service | None = None, tls: ssl.SSLContext | None = None) -> Door:
         """Accept on a listening socket, for all services or for one."""
@@ -129,7 +130,7 @@ class Listener:
         self.doors.append(door)
         return door
 
-    async def drain(self, limit: float, *, leave_when_idle: bool) -> bool:
+    async def drain(self, limit: float) -> bool:
         """Let live work end, for up to `limit` seconds. True if nothing was cut off.
 
         The listeners stay open: the app beside us is shutting down too, and may still need us for its last
@@ -142,7 +143,7 @@ class Listener:
         quiet_since = monotonic()
         while monotonic() < end:
             now = monotonic()
-            if leave_when_idle and not proxy.in_flight:
+            if self.leave_when_idle and not proxy.in_flight:
                 return True
             if proxy.in_flight or proxy.connections:
                 quiet_since = now

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from pydantic import ValidationError
 
+from outrider.controlplane.circuits import ACTIONS, order
 from outrider.controlplane.faults import FaultError, FaultLab, FaultOrder
 from outrider.dataplane.policies.breaker import Breaker
 
 if TYPE_CHECKING:
     from outrider.controlplane.runtime import Runtime
 
-ACTIONS = ("open", "close", "reset")
+# The name of a circuit may hold what is special elsewhere: `payment GET /payments/{id}`, its slashes written as %2F.
+CIRCUIT = f"/api/v1/circuits/{{name:[^/]+}}/{{action:{'|'.join(ACTIONS)}}}"
 
 
 def add_orders(app: web.Application, runtime: Runtime) -> None:
@@ -26,16 +29,10 @@ def add_orders(app: web.Application, runtime: Runtime) -> None:
 
     async def order_circuit(request: web.Request) -> web.Response:
         name, action = request.match_info["name"], request.match_info["action"]
-        breaker = next((one for one in runtime.compiled.breakers if one.name == name), None)
+        breaker = order(runtime.compiled.breakers, name, action)
         if breaker is None:
             known = ", ".join(one.name for one in runtime.compiled.breakers) or "none"
             return _refused(404, f'there is no circuit "{name}"; there are {known}')
-        if action == "open":
-            breaker.hold_open()
-        elif action == "close":
-            breaker.hold_closed()
-        else:
-            breaker.reset()
         return web.json_response({"circuits": {breaker.name: shown(breaker)}})
 
     async def keys(request: web.Request) -> web.Response:
@@ -44,7 +41,7 @@ def add_orders(app: web.Application, runtime: Runtime) -> None:
         return web.json_response({"keys": runtime.secrets.shown()})
 
     app.router.add_get("/api/v1/circuits", circuits)
-    app.router.add_post(f"/api/v1/circuits/{{name}}/{{action:{'|'.join(ACTIONS)}}}", order_circuit)
+    app.router.add_post(CIRCUIT, order_circuit)
     app.router.add_get("/api/v1/keys", keys)
     app.router.add_post("/api/v1/keys/rotate", keys)
 
@@ -60,8 +57,7 @@ def _add_faults(app: web.Application, runtime: Runtime) -> None:
         if not runtime.resolved.config.admin.allow_faults:
             return _refused(403, "faults are not allowed here; set admin.allow_faults: true where they may do no harm")
         try:
-            order = FaultOrder.model_validate(json.loads(await request.text()))
-            fault = await lab.add(order)
+            fault = await lab.add(FaultOrder.model_validate(json.loads(await request.text())))
         except ValidationError as error:
             first = error.errors()[0]
             return _refused(400, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
@@ -72,18 +68,26 @@ def _add_faults(app: web.Application, runtime: Runtime) -> None:
     async def end_faults(request: web.Request) -> web.Response:
         return web.json_response({"ended": await lab.clear(request.query.get("service"))})
 
+    async def begin_standing(_: web.Application) -> None:
+        """Go on with what was begun before this worker was."""
+        for fault, until in runtime.standing_faults:
+            left = until - monotonic()
+            if left > 0:
+                await lab.add(FaultOrder.model_validate({**fault, "for": f"{left:.3f}s"}))
+
     async def close_lab(_: web.Application) -> None:
         await lab.close()
 
     app.router.add_get("/api/v1/faults", faults)
     app.router.add_post("/api/v1/faults", begin_fault)
     app.router.add_delete("/api/v1/faults", end_faults)
+    app.on_startup.append(begin_standing)
     app.on_cleanup.append(close_lab)
 
 
 def shown(breaker: Breaker) -> dict[str, Any]:
     """One circuit as it stands."""
-    left = breaker.refusing() if breaker.state == "open" and not breaker.held else 0.0
+    left = breaker.until_probe() if not breaker.held else 0.0
     return {
         "state": breaker.state,
         **({"held": breaker.held} if breaker.held else {}),

@@ -25,6 +25,7 @@ from redis.exceptions import ConnectionError as NotConnectedError
 from redis.exceptions import RedisError
 
 from outrider.controlplane.idempotency.fields import as_text, from_text
+from outrider.controlplane.upkeep import repeat
 from outrider.dataplane.policies.idempotency import Entry, StoreError
 from outrider.dataplane.timers import TO_THE_END
 from outrider.model.addresses import hide_in_urls
@@ -148,15 +149,17 @@ class RedisStore:
     async def watch(self) -> None:
         """Show again and again that we are alive, and take back what we may have begun without knowing it; until
         cancelled."""
-        while True:
-            await asyncio.sleep(_ALIVE_EVERY)
-            try:
-                await self._tell()
-                for name, token in list(self._unsure):
-                    await self._do(self._forget_script(keys=[name], args=[token]))
-                    self._unsure.discard((name, token))
-            except StoreError:
-                pass  # it has been logged
+        await repeat("the store of idempotency keys", self._show_life, _ALIVE_EVERY)
+
+    async def _show_life(self) -> float:
+        try:
+            await self._tell()
+            for name, token in list(self._unsure):
+                await self._do(self._forget_script(keys=[name], args=[token]))
+                self._unsure.discard((name, token))
+        except StoreError:
+            pass  # it has been logged
+        return _ALIVE_EVERY
 
     async def close(self) -> None:
         """Leave: what is still under way is lost from here."""

@@ -20,6 +20,7 @@ from time import time
 from typing import TypeVar
 
 from outrider.controlplane.idempotency.fields import as_text, from_text
+from outrider.controlplane.upkeep import repeat
 from outrider.dataplane.policies.idempotency import Entry, StoreError
 from outrider.dataplane.timers import TO_THE_END
 
@@ -78,12 +79,14 @@ class SqliteStore:
 
     async def watch(self) -> None:
         """Purge again and again, until cancelled."""
-        while True:
-            await asyncio.sleep(_PURGE_EVERY)
-            try:
-                await self.purge()
-            except StoreError:
-                pass  # it has been logged
+        await repeat("the store of idempotency keys", self._purge_again, _PURGE_EVERY)
+
+    async def _purge_again(self) -> float:
+        try:
+            await self.purge()
+        except StoreError:
+            pass  # it has been logged
+        return _PURGE_EVERY
 
     async def close(self) -> None:
         """Close the file."""

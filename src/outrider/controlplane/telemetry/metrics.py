@@ -82,17 +82,18 @@ class OutriderCollector(Collector):
         requests = CounterMetricFamily(
             "outrider_requests", "Finished calls", labels=["service", "route", "method", "code", "outcome"]
         )
+        for route in runtime.all_routes():
+            stats = route.stats
+            for (method, status, outcome), count in list(stats.requests.items()):
+                requests.add_metric([stats.service, stats.route, method.decode(), str(status), outcome], count)
+        yield requests
         durations = HistogramMetricFamily(
             "outrider_request_duration_seconds",
             "Calls, from first byte in to last byte out",
             labels=["service", "route"],
         )
         for route in runtime.all_routes():
-            stats = route.stats
-            for (method, status, outcome), count in list(stats.requests.items()):
-                requests.add_metric([stats.service, stats.route, method.decode(), str(status), outcome], count)
-            durations.add_metric([stats.service, stats.route], *_buckets(stats.duration))
-        yield requests
+            durations.add_metric([route.stats.service, route.stats.route], *_buckets(route.stats.duration))
         yield durations
         overhead = HistogramMetricFamily("outrider_overhead_seconds", "What Outrider itself adds to a call")
         overhead.add_metric([], *_buckets(runtime.proxy.stats.overhead))

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from outrider.controlplane.runtime import Runtime
+from outrider.controlplane.telemetry.pages import Page, Pages, render
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 
 def telemetry_app(runtime: Runtime) -> web.Application:
     """`/healthz` answers while the event loop lives; `/readyz` while calls are welcome. Neither ever depends on
     targets: a sidecar that is restarted because a target is down helps nobody. Until a credential has been fetched for
     the first time, `/readyz` names it: a new release with a wrong client secret must not replace one that works."""
-    page: list[Callable[[], web.Response]] = []
+    collected: list[CollectorRegistry] = []
+
+    async def make(form: str) -> Page:
+        if not collected:  # the metrics library is imported with the first scrape, not at start-up
+            from outrider.controlplane.telemetry.metrics import registry
+
+            collected.append(registry(runtime))
+        return await render(collected[0], form)
+
+    pages = Pages(make)
 
     async def metrics(request: web.Request) -> web.Response:
-        if not page:
-            page.append(_metrics_page(runtime))
-        return page[0]()
+        page = await pages.get(request.headers.get("accept", ""))
+        assert page is not None
+        return web.Response(body=page[0], headers={"content-type": page[1]})
 
     async def healthz(request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -39,13 +52,3 @@ def telemetry_app(runtime: Runtime) -> web.Application:
     for path in ("/readyz", "/-/ready", "/ready"):
         app.router.add_get(path, readyz)
     return app
-
-
-def _metrics_page(runtime: Runtime) -> Callable[[], web.Response]:
-    """What renders /metrics. The metrics library is imported with the first scrape, not at start-up."""
-    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
-    from outrider.controlplane.telemetry.metrics import registry
-
-    collected = registry(runtime)
-    return lambda: web.Response(body=generate_latest(collected), headers={"content-type": CONTENT_TYPE_LATEST})

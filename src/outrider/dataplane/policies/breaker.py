@@ -234,6 +234,10 @@ class Breaker:
         refusal = self._refuse() if self.state is not CLOSED else None
         return 0.0 if refusal is None else refusal.retry_after or _SPREAD
 
+    def until_probe(self) -> float:
+        """Seconds for which an open circuit stays so; 0 if it is not open, or would let a probe go. Changes nothing."""
+        return max(0.0, self.open_until - self._clock()) if self.state is OPEN else 0.0
+
     async def changed(self, seconds: float) -> None:
         """Wait until the circuit closes, or until it is this call's turn to make the next probe, but no longer than so
         many seconds."""

@@ -1,0 +1,136 @@
+"""Pages of metrics: which format somebody wants, rendered piece by piece, kept for a second, and several as one.
+
+The metrics library is imported with the first page, not at start-up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from time import monotonic
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.core import Metric
+
+OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+PLAIN: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+# Seconds for which a page is good: several scrapers, or an impatient one, cost no more than one a second.
+_FRESH = 1.0
+# Samples that are written in one turn of the event loop, about a millisecond's work.
+_SAMPLES_PER_TURN = 100
+
+Page = tuple[bytes, str]  # with its content type
+
+
+def wanted(accept: str) -> str:
+    """The format to answer with, OPENMETRICS or PLAIN, by an `Accept` field (RFC 9110 §12.5.1). All that scrapers say
+    about versions and escaping comes to the same for names like ours."""
+    for choice in accept.split(","):
+        name, *parameters = choice.lower().split(";")
+        refused = any(one.strip() in ("q=0", "q=0.0", "q=0.00", "q=0.000") for one in parameters)
+        if name.strip() == "application/openmetrics-text" and not refused:
+            return OPENMETRICS
+    return PLAIN
+
+
+class Pages:
+    """Pages by format. Those who ask for one that is being rendered share it."""
+
+    def __init__(self, render: Callable[[str], Awaitable[Page | None]]) -> None:
+        """`render` makes a page in a format; None if there is nothing to show, which is not kept."""
+        self._render = render
+        self._kept: dict[str, tuple[float, Page]] = {}
+        self._under_way: dict[str, asyncio.Task[Page | None]] = {}
+
+    async def get(self, accept: str) -> Page | None:
+        """The page for somebody who sends this `Accept` field, no older than a second."""
+        form = wanted(accept)
+        at, page = self._kept.get(form, (0.0, None))
+        if page is not None and monotonic() - at < _FRESH:
+            return page
+        task = self._under_way.get(form)
+        if task is None:
+            task = self._under_way[form] = asyncio.create_task(self._make(form))
+            task.add_done_callback(lambda _: self._under_way.pop(form))
+        return await asyncio.shield(task)  # others may want it although this one has left
+
+    async def _make(self, form: str) -> Page | None:
+        began = monotonic()
+        page = await self._render(form)
+        if page is not None:
+            self._kept[form] = began, page
+        return page
+
+
+async def render(registry: CollectorRegistry, form: str) -> Page:
+    """Everything in a registry, as a page. Other things get their turn between its pieces."""
+    pieces = [piece async for piece in _pieces(registry.collect(), form)]
+    return b"".join(pieces) + _END[form], form
+
+
+async def _pieces(metrics: Iterable[Metric], form: str) -> AsyncIterator[bytes]:
+    write = _writer(form)
+    for metric in metrics:
+        for number, part in enumerate(_parts(metric)):
+            text = write(_One(part)).removesuffix(_END[form])
+            yield text if number == 0 else _without_its_head(text)
+            await asyncio.sleep(0)
+
+
+_END: Final = {OPENMETRICS: b"# EOF\n", PLAIN: b""}
+
+
+def merged(pages: dict[int, str], form: str) -> Page:
+    """Pages in OpenMetrics format as one in the given format, every series labelled with its worker."""
+    from prometheus_client.core import Metric
+    from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+    families: dict[str, Metric] = {}
+    for number, text in pages.items():
+        for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call] # it has no types
+            whole = families.get(family.name)
+            if whole is None:
+                whole = families[family.name] = Metric(family.name, family.documentation, family.type, family.unit)
+            whole.samples += [one._replace(labels={"worker": str(number), **one.labels}) for one in family.samples]
+    write = _writer(form)
+    return b"".join(write(_One(one)).removesuffix(_END[form]) for one in families.values()) + _END[form], form
+
+
+class _One:
+    """A registry with one metric in it."""
+
+    def __init__(self, metric: Metric) -> None:
+        self._metric = metric
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._metric
+
+
+def _writer(form: str) -> Callable[[_One], bytes]:
+    from prometheus_client import exposition
+    from prometheus_client.openmetrics import exposition as openmetrics
+
+    return openmetrics.generate_latest if form == OPENMETRICS else exposition.generate_latest
+
+
+def _parts(metric: Metric) -> Iterator[Metric]:
+    """The metric with some of its samples at a time."""
+    from prometheus_client.core import Metric
+
+    if len(metric.samples) <= _SAMPLES_PER_TURN:
+        yield metric
+        return
+    for start in range(0, len(metric.samples), _SAMPLES_PER_TURN):
+        part = Metric(metric.name, metric.documentation, metric.type, metric.unit)
+        part.samples = metric.samples[start : start + _SAMPLES_PER_TURN]
+        yield part
+
+
+def _without_its_head(text: bytes) -> bytes:
+    """A part of a family less HELP, TYPE and UNIT, which the first part has."""
+    while text.startswith(b"# "):
+        text = text.partition(b"\n")[2]
+    return text
