@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import sys
+from types import FrameType
 
 
 def main() -> None:
     """Run the command line. `health` and `wait` come first and alone: a container runs the one every few seconds, the
     app's start waits for the other, and the rest of Outrider takes ten times as long to import."""
+    if sys.argv[1:2] == ["run"]:
+        hear_early()
     if sys.argv[1:2] == ["health"]:
         from outrider.cli.health import main as health
 
@@ -23,6 +28,17 @@ def main() -> None:
     from outrider.cli.verbs import cli
 
     cli(prog_name="outrider")
+
+
+def hear_early() -> None:
+    """Take SIGTERM and SIGINT from the first moment on. The first process of a container has no default for signals, so
+    that one which comes before the event loop would be lost."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _nothing_has_begun)
+
+
+def _nothing_has_begun(number: int, frame: FrameType | None) -> None:
+    os._exit(0)
 
 
 if __name__ == "__main__":

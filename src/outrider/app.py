@@ -28,7 +28,8 @@ from outrider.controlplane.runtime import Runtime
 from outrider.controlplane.telemetry.logs import Logs
 from outrider.controlplane.upkeep import Upkeep, repeat
 from outrider.dataplane.listener import Listener
-from outrider.errors import EXIT_FAILED, EXIT_OK
+from outrider.dataplane.proxy import OTHER_DESCRIPTORS
+from outrider.errors import EXIT_FAILED, EXIT_OK, StartError
 from outrider.ports import CALLS, INBOUND, bind_all, port_key
 
 if TYPE_CHECKING:
@@ -48,7 +49,9 @@ class Order(Enum):
     QUIT = "quit"
     """Finish what is in flight."""
     STOP = "stop"
-    """Now."""
+    """Now: a second signal has come."""
+    ABANDONED = "abandoned"
+    """Now: the supervisor is gone. It would not start us again, and a new one wants our ports."""
 
 
 class App:
@@ -193,15 +196,23 @@ def _then(watch: Callable[[], Awaitable[None]]) -> Callable[[Any], Awaitable[Non
 _GC_THRESHOLD = (20_000, 20, 20)
 
 
+# Calls at a time that a sidecar must at least be able to carry.
+_FEWEST_CONNECTIONS = 16
+
+
 def allow_descriptors(connections: int) -> int:
     """Raise this process's limit of open files as far as so many connections of the app, each with one to a target,
-    need it and the system allows; returns the limit."""
+    need it and the system allows; returns the limit. Raises StartError if that leaves next to nothing for calls."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = 2 * connections + 64
+    needed = 2 * connections + OTHER_DESCRIPTORS
     if soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    if soft < connections * 8 // 7 + 64:
+    least = OTHER_DESCRIPTORS + 2 * _FEWEST_CONNECTIONS
+    if soft < least:
+        message = f"the limit of open files (ulimit -n {soft}) is too low: at least {least} are needed"
+        raise StartError(f"{message}, and {needed} for limits.downstream_connections")
+    if soft < connections * 8 // 7 + OTHER_DESCRIPTORS:
         log.warning("the limit of open files (ulimit -n %d) is too low for limits.downstream_connections", soft)
     return soft
 
@@ -299,9 +310,8 @@ def _keep_in_touch(app: App, orders: asyncio.Queue[Order], inherited: Inherited)
     def hear() -> None:
         lines = line.heard()
         if lines is None:
-            # The supervisor is gone: it would not start us again, and a new one wants our ports.
             loop.remove_reader(line)
-            orders.put_nowait(Order.STOP)
+            orders.put_nowait(Order.ABANDONED)
             return
         for words in lines:
             word, _, rest = words.partition(" ")
@@ -324,7 +334,7 @@ async def _until_stopped(app: App, order: Order, orders: asyncio.Queue[Order]) -
     """Drain after the first order, sooner if a later one says so, and leave at once if it says that."""
     limit = app.runtime.resolved.config.shutdown.drain
     draining: asyncio.Task[bool] | None = None
-    while order is not Order.STOP:
+    while order in (Order.DRAIN, Order.QUIT):
         if draining is None:
             log.info("draining", extra={"fields": {"order": order.value, "limit_seconds": limit}})
             draining = asyncio.create_task(app.listener.drain(limit))
@@ -341,5 +351,6 @@ async def _until_stopped(app: App, order: Order, orders: asyncio.Queue[Order]) -
     cut_off = app.runtime.proxy.in_flight
     if draining is not None:
         draining.cancel()
-    log.warning("stopped by a second signal", extra={"fields": {"cut_off": cut_off}})
+    why = "stopped by a second signal" if order is Order.STOP else "stopped, as the supervisor is gone"
+    log.warning(why, extra={"fields": {"cut_off": cut_off}})
     return EXIT_FAILED

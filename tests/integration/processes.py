@@ -37,7 +37,7 @@ class Process:
                 self.started_in = monotonic() - began
                 self.port, self.telemetry = line["ports"]["listen"], line["ports"]["telemetry.listen"]
                 self.admin = line["ports"]["admin.listen"]
-        self.reading = asyncio.create_task(self._rest())
+        self.reading = asyncio.create_task(self.rest())
 
     async def _line(self) -> dict[str, Any] | None:
         assert self.process.stderr is not None
@@ -47,12 +47,17 @@ class Process:
         self.lines.append(json.loads(text))
         return self.lines[-1]
 
-    async def _rest(self) -> None:
+    async def rest(self) -> None:
+        """Read the log to its end."""
         while await self._line() is not None:
             pass
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """To all of its processes at once, as a terminal and systemd do; it must have been started as a group."""
+        os.killpg(self.process.pid, number)
 
     async def exit(self) -> int:
         """Wait for the end; the exit code."""
@@ -67,20 +72,26 @@ class Process:
 
 
 @asynccontextmanager
-async def running(folder: Path, text: str) -> AsyncIterator[Process]:
-    """Run the program until the block ends."""
+async def running(
+    folder: Path, text: str, *, group: bool = False, environment: dict[str, str] | None = None, wait: bool = True
+) -> AsyncIterator[Process]:
+    """Run the program until the block ends. With `group`, it has a process group of its own; without `wait`, it may not
+    be ready yet."""
     file = folder / "outrider.yaml"
     file.write_text(whole_config(text))
     began = monotonic()
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "outrider", "run", "-c", str(file),
         stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        env={**os.environ, "PYTHONPATH": str(SOURCE), **(environment or {})}, start_new_session=group,
     )  # fmt: skip
     one = Process(process)
     try:
-        async with asyncio.timeout(PATIENCE):
-            await one.ready(began)
+        if wait:
+            async with asyncio.timeout(PATIENCE):
+                await one.ready(began)
+        else:
+            one.reading = asyncio.create_task(one.rest())
         yield one
     finally:
         if process.returncode is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from outrider.app import allow_descriptors
+from outrider.dataplane.proxy import OTHER_DESCRIPTORS
 from tests.integration.conftest import Outrider
 from tests.integration.harness import Client, Target, eventually, exchange, get, plain
 
@@ -53,7 +54,7 @@ async def test_connections_wait_when_descriptors_run_out(outrider: Outrider) -> 
         await eventually(lambda: len(proxy.app.runtime.proxy.connections) == 9, "the late one, too")
         last = Client(proxy.port)
         shared = proxy.app.runtime.proxy
-        shared.descriptors = 9 + 64 + 1  # connections of the app, the reserve, and those to the target
+        shared.descriptors = 9 + OTHER_DESCRIPTORS + 1  # connections of the app, the reserve, and those to the target
         await last.__aenter__()
         await last.send(get("/user/last"))
         await eventually(lambda: stats.accept_pauses > 0, "accepting has paused")
@@ -82,8 +83,8 @@ def test_the_limit_of_open_files_is_raised_as_needed(caplog: pytest.LogCaptureFi
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
-        assert allow_descriptors(400) == 864
-        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 864
+        assert allow_descriptors(400) == 800 + OTHER_DESCRIPTORS
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 800 + OTHER_DESCRIPTORS
         assert not caplog.records
         assert allow_descriptors(hard) == hard
         assert "limits.downstream_connections" in caplog.text

@@ -22,10 +22,12 @@ from tests.integration.harness import (
     exchange,
     get,
     plain,
+    request,
     response,
+    sidecar,
     whole_config,
 )
-from tests.integration.processes import SOURCE, running
+from tests.integration.processes import SOURCE, Process, running
 
 
 class Held:
@@ -125,6 +127,125 @@ async def test_a_second_signal_stops_at_once(tmp_path: Path, second: signal.Sign
             with pytest.raises(BrokenError):
                 await client.answer()
     assert one.said("stopped by a second signal")
+
+
+async def ordered(one: Process, path: str) -> int:
+    order = request("POST", path, b"", "X-Outrider: 1", "Connection: close", host="localhost")
+    return (await exchange(one.admin, order)).status
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("path", ["/-/drain", "/-/quit"])
+async def test_an_order_is_no_signal(tmp_path: Path, path: str, number: signal.Signals) -> None:
+    """Told to drain, then sent SIGTERM, as a preStop hook and the kubelet do: calls in flight end well. Orders may be
+    given again; a second signal stops."""
+    held = Held()
+    async with Target(held) as target, running(tmp_path, f"services: {{ user: '{target.url}' }}") as one:
+        async with Client(one.port) as client:
+            await client.send(get("/user/x"))
+            await eventually(lambda: target.busy, "the call at the target")
+            assert await ordered(one, path) == 202
+            await eventually(lambda: one.said("draining"), "draining")
+            one.signal(number)
+            assert await ordered(one, "/-/drain") == 202
+            await asyncio.sleep(0.1)
+            held.go.set()
+            assert (await client.answer()).body == b"done"
+        assert await one.exit() == 0
+
+
+async def test_a_second_signal_stops_after_an_order(tmp_path: Path) -> None:
+    """An order and two signals: the second signal does not wait."""
+    async with Target(Held()) as target, running(tmp_path, f"services: {{ user: '{target.url}' }}") as one:
+        async with Client(one.port) as client:
+            await client.send(get("/user/x"))
+            await eventually(lambda: target.busy, "the call at the target")
+            assert await ordered(one, "/-/drain") == 202
+            one.signal(signal.SIGTERM)
+            one.signal(signal.SIGINT)
+            assert await one.exit() == 1
+
+
+async def test_an_order_to_quit_shortens_a_drain(tmp_path: Path) -> None:
+    """While it waits for the app's idle connections to go, `/-/quit` ends it."""
+    async with Target(plain()) as target, running(tmp_path, f"services: {{ user: '{target.url}' }}") as one:
+        async with Client(one.port) as client:
+            assert (await client.call(get("/user/x"))).status == 200
+            one.signal(signal.SIGTERM)
+            await eventually(lambda: one.said("draining"), "draining")
+            assert await ordered(one, "/-/quit") == 202
+            assert await one.exit() == 0
+
+
+async def silent_issuer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+    writer.close()
+
+
+OAUTH2 = """
+services: {{ user: {{ url: 'http://127.0.0.1:9', auth: token }} }}
+credentials: {{ token: {{ oauth2: {{ token_url: 'http://127.0.0.1:{}/t', client_id: a, client_secret: b }} }} }}
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_during_the_start_is_obeyed(tmp_path: Path, number: signal.Signals) -> None:
+    """While it still waits for an issuer that does not answer, one SIGTERM ends it, cleanly."""
+    asked = asyncio.Event()
+
+    async def issuer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.set()
+        await silent_issuer(reader, writer)
+
+    async with await asyncio.start_server(issuer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with running(tmp_path, OAUTH2.format(port), wait=False) as one:
+            async with asyncio.timeout(PATIENCE):
+                await asked.wait()
+            began = monotonic()
+            one.signal(number)
+            assert await one.exit() == 0
+            assert monotonic() - began < 3
+        assert not one.said("ready")
+
+
+async def test_a_start_does_not_wait_for_an_issuer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Health is answered at once, and it is ready although the issuer does not answer; the log says what is missing."""
+    monkeypatch.setattr("outrider.app._PATIENCE", 0.2)
+    async with await asyncio.start_server(silent_issuer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        began = monotonic()
+        async with sidecar(tmp_path, OAUTH2.format(port)) as proxy:
+            assert monotonic() - began < 3
+            assert await status_of(proxy.telemetry, "/readyz") == 200
+
+
+async def test_a_signal_before_anything_is_open_ends_it(tmp_path: Path) -> None:
+    """A signal that comes while the program is still being loaded is not lost, although process 1 of a container has no
+    default for it: the program takes it from its first line on."""
+    shown = "import os, signal; from outrider.__main__ import hear_early; hear_early();"
+    shown += "os.kill(os.getpid(), signal.SIGTERM); print('it went on')"
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", shown, stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(SOURCE)}
+    )
+    async with asyncio.timeout(PATIENCE):
+        text, _ = await process.communicate()
+    assert (process.returncode, text) == (0, b"")
+
+
+async def test_too_few_descriptors_are_an_error(tmp_path: Path) -> None:
+    """With a limit of open files that leaves nothing for calls, it does not start, and says which limit it needs."""
+    file = tmp_path / "outrider.yaml"
+    file.write_text(whole_config("services: { user: 'http://127.0.0.1:9' }"))
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", f"ulimit -n 64; exec '{sys.executable}' -m outrider run -c '{file}'",
+        stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(SOURCE)},
+    )  # fmt: skip
+    async with asyncio.timeout(PATIENCE):
+        _, text = await process.communicate()
+    assert process.returncode == 1
+    assert b"the limit of open files (ulimit -n 64) is too low" in text
+    assert b"at least 1" in text
 
 
 async def test_sighup_does_not_end_it(tmp_path: Path) -> None:

@@ -6,12 +6,29 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from pathlib import Path
+from urllib.parse import quote
 
+import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.harness import Client, Target, eventually, exchange, get, plain, slow
-from tests.integration.processes import Process, running
+from tests.integration.harness import (
+    PATIENCE,
+    Answer,
+    Client,
+    Target,
+    eventually,
+    exchange,
+    get,
+    plain,
+    request,
+    silent,
+    slow,
+    whole_config,
+)
+from tests.integration.processes import SOURCE, Process, running
 
 
 def config(target: Target, more: str = "") -> str:
@@ -99,6 +116,211 @@ async def test_orders_to_the_admin_port_reach_all(tmp_path: Path) -> None:
         order = b"POST /-/drain HTTP/1.1\r\nHost: localhost\r\nX-Outrider: 1\r\nContent-Length: 0\r\n\r\n"
         assert (await exchange(one.admin, order)).status == 202
         assert await one.exit() == 0
+
+
+async def look(one: Process, path: str, *lines: str, port: str = "admin", host: str = "localhost") -> Answer:
+    return await exchange(getattr(one, port), get(path, "Connection: close", *lines, host=host))
+
+
+async def order(one: Process, path: str, body: bytes = b"", method: str = "POST") -> Answer:
+    return await exchange(
+        one.admin, request(method, path, body, "X-Outrider: 1", "Connection: close", host="localhost")
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+async def test_signals_to_the_whole_group_are_the_supervisors(tmp_path: Path, number: signal.Signals) -> None:
+    """A service manager and a terminal signal every process: that is one signal, and no call is lost."""
+    async with Target(slow(0.5)) as target, running(tmp_path, config(target), group=True) as one:
+        await all_ready(one)
+        calls = [asyncio.create_task(exchange(one.port, get("/user/x", "Connection: close"))) for _ in range(8)]
+        await eventually(lambda: target.busy == 8, "all calls at the target")
+        one.signal_group(number)
+        assert [answer.status for answer in await asyncio.gather(*calls)] == [200] * 8
+        if number != signal.SIGHUP:
+            assert await one.exit() == 0
+    assert not one.said("stopped by a second signal")
+
+
+async def test_an_order_to_drain_and_a_signal_to_all(tmp_path: Path) -> None:
+    """`/-/drain`, and then SIGTERM to every process: the calls end well."""
+    async with Target(slow(0.6)) as target, running(tmp_path, config(target), group=True) as one:
+        await all_ready(one)
+        calls = [asyncio.create_task(exchange(one.port, get("/user/x", "Connection: close"))) for _ in range(8)]
+        await eventually(lambda: target.busy == 8, "all calls at the target")
+        assert (await order(one, "/-/drain")).status == 202
+        await eventually(lambda: sum(line["msg"] == "draining" for line in one.lines) == 2, "both drain")
+        one.signal_group(signal.SIGTERM)
+        assert [answer.status for answer in await asyncio.gather(*calls)] == [200] * 8
+        assert await one.exit() == 0
+
+
+async def test_the_exit_code_tells_of_calls_cut_off(tmp_path: Path) -> None:
+    """When the drain limit cuts a call off in any worker, the exit code is 1."""
+    text = "shutdown: { drain: 200ms }\n"
+    async with Target(silent) as target, running(tmp_path, text + config(target)) as one:
+        await all_ready(one)
+        async with Client(one.port) as client:
+            await client.send(get("/user/x"))
+            await eventually(lambda: target.busy, "the call at the target")
+            one.signal(signal.SIGTERM)
+            assert await one.exit() == 1
+
+
+async def test_a_second_signal_stops_all_workers(tmp_path: Path) -> None:
+    """At once, with exit code 1."""
+    async with Target(silent) as target, running(tmp_path, config(target)) as one:
+        await all_ready(one)
+        async with Client(one.port) as client:
+            await client.send(get("/user/x"))
+            await eventually(lambda: target.busy, "the call at the target")
+            one.signal(signal.SIGTERM)
+            await eventually(lambda: sum(line["msg"] == "draining" for line in one.lines) == 2, "both drain")
+            one.signal(signal.SIGTERM)
+            assert await one.exit() == 1
+
+
+async def test_workers_need_no_file_system(tmp_path: Path) -> None:
+    """No temporary folder can be written, and its name is longer than the path of a socket may be: both start, and the
+    front answers for them."""
+    nowhere = {"TMPDIR": f"/nowhere/{'x' * 200}", "HOME": "/nowhere"}
+    async with Target(plain()) as target, running(tmp_path, config(target), environment=nowhere) as one:
+        await all_ready(one)
+        assert (await exchange(one.port, get("/user/x", "Connection: close"))).status == 200
+        assert set(json.loads((await look(one, "/api/v1/status")).body)["workers"]) == {"0", "1"}
+        one.signal(signal.SIGTERM)
+        assert await one.exit() == 0
+    assert not one.said("a process ended and is started again")
+
+
+async def kill_and_wait(one: Process, *victims: int) -> None:
+    for victim in victims:
+        os.kill(victim, signal.SIGKILL)
+    ready = sum(line["msg"] == "ready" for line in one.lines)
+    await eventually(
+        lambda: sum(line["msg"] == "ready" for line in one.lines) >= ready + len(victims), "new workers", 10.0
+    )
+
+
+CIRCUIT = "user GET /items/{id}"
+ROUTED = "routes: [{ match: 'GET /items/{id}', circuit_breaker: { consecutive_failures: 3 } }]"
+
+
+async def states(one: Process, name: str) -> list[str]:
+    workers = json.loads((await look(one, "/api/v1/circuits")).body)["workers"]
+    return [f"{page['circuits'][name]['state']} {page['circuits'][name].get('held', '')}" for page in workers.values()]
+
+
+async def test_an_order_holds_for_workers_to_come(tmp_path: Path) -> None:
+    """A circuit held by hand, also one of a route with braces in its name, stays held when a worker dies; reset counts
+    for its successor, too."""
+    async with Target(plain()) as target, running(tmp_path, config(target, ROUTED)) as one:
+        await all_ready(one)
+        for name in ("user", CIRCUIT):
+            assert (await order(one, f"/api/v1/circuits/{quote(name, safe='')}/open")).status == 200
+        workers = children(one)[:2]  # the front is the last
+        await kill_and_wait(one, workers[0])
+        assert await states(one, "user") == await states(one, CIRCUIT) == ["open open"] * 2
+        for _ in range(8):
+            assert (await exchange(one.port, get("/user/x", "Connection: close"))).status == 503
+        assert (await order(one, "/api/v1/circuits/user/reset")).status == 200
+        await kill_and_wait(one, workers[1])
+        assert await states(one, "user") == ["closed "] * 2
+        assert await states(one, CIRCUIT) == ["open open"] * 2
+
+
+async def test_a_fault_holds_for_workers_to_come(tmp_path: Path) -> None:
+    """A fault goes on in a worker that was started after it, for the time that is left."""
+    text = "admin: { listen: '127.0.0.1:0', allow_faults: true }\n"
+    async with Target(plain()) as target, running(tmp_path, text + config(target)) as one:
+        await all_ready(one)
+        fault = json.dumps({"service": "user", "kind": "status", "status": 418, "for": "30s"}).encode()
+        assert (await order(one, "/api/v1/faults", fault)).status == 200
+        await kill_and_wait(one, children(one)[0])
+        pages = json.loads((await look(one, "/api/v1/faults")).body)["workers"]
+        assert [0 < page["faults"][0]["seconds_left"] < 30 for page in pages.values()] == [True, True]
+        assert (await order(one, "/api/v1/faults?service=user", method="DELETE")).status == 200
+
+
+async def test_an_order_that_no_worker_takes_is_an_error(tmp_path: Path) -> None:
+    """While all workers stand still, orders and metrics are answered with 503."""
+    async with Target(plain()) as target, running(tmp_path, config(target)) as one:
+        await all_ready(one)
+        workers = children(one)[:2]
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            answers = await asyncio.gather(
+                order(one, "/api/v1/circuits/user/open"),
+                look(one, "/metrics", port="telemetry", host="127.0.0.1"),
+                look(one, "/readyz", port="telemetry", host="127.0.0.1"),
+                look(one, "/api/v1/circuits"),
+            )
+        finally:
+            for pid in workers:
+                os.kill(pid, signal.SIGCONT)
+        assert [answer.status for answer in answers] == [503] * 4
+        # What was reported as not taken is not done later.
+        await asyncio.sleep(0.1)
+        assert await states(one, "user") == ["closed "] * 2
+
+
+async def test_a_refusal_of_the_workers_is_passed_on(tmp_path: Path) -> None:
+    """An unknown circuit is 404 here as well."""
+    async with Target(plain()) as target, running(tmp_path, config(target)) as one:
+        await all_ready(one)
+        answer = await order(one, "/api/v1/circuits/nothing/open")
+        assert answer.status == 404
+        assert "there is no circuit" in json.loads(answer.body)["error"]
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text;version=1.0.0;q=0.6,text/plain;q=0.3"])
+async def test_metrics_of_workers_are_as_the_library_writes_them(tmp_path: Path, accept: str) -> None:
+    """Names, types, help, escapes and both formats are those of one worker, and each series has its `worker`."""
+    routed = "routes: [{ match: 'GET /a\"b/{id}' }]"
+    async with Target(plain()) as target, running(tmp_path, config(target, routed)) as one:
+        await all_ready(one)
+        for _ in range(4):
+            assert (await exchange(one.port, get("/user/x", "Connection: close"))).status == 200
+        lines = [f"Accept: {accept}"] if accept else []
+        answer = await look(one, "/metrics", *lines, port="telemetry", host="127.0.0.1")
+        page = answer.body.decode()
+        if accept:
+            assert answer.get("content-type") == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+            families = list(openmetrics_families(page))
+            assert page.endswith("\n# EOF\n")
+            assert "# TYPE outrider_requests counter" in page
+        else:
+            assert answer.get("content-type") == "text/plain; version=0.0.4; charset=utf-8"
+            families = list(text_string_to_metric_families(page))
+            assert "# TYPE outrider_requests_total counter" in page
+            assert "# HELP outrider_requests_total Finished calls" in page
+        by_name = {family.name: family for family in families}
+        assert (by_name["outrider_requests"].type, by_name["outrider_requests"].documentation) == (
+            "counter",
+            "Finished calls",
+        )
+        assert by_name["outrider_request_duration_seconds"].type == "histogram"
+        assert all(sample.labels["worker"] in ("0", "1") for family in families for sample in family.samples)
+        assert sum(sample.value for sample in by_name["outrider_requests"].samples) == 4
+        routes = {one.labels["route"] for one in by_name["outrider_request_duration_seconds"].samples}
+        assert 'GET /a"b/{id}' in routes
+
+
+async def test_a_worker_that_cannot_start_ends_the_whole(tmp_path: Path) -> None:
+    """What would fail again and again at the start is said, and is the end, as with one worker."""
+    certificates = "tls: { cert: /nowhere/a.pem, key: /nowhere/a.key }"
+    text = f"workers: 2\nservices: {{ user: {{ url: 'https://127.0.0.1:9', {certificates} }} }}"
+    file = tmp_path / "outrider.yaml"
+    file.write_text(whole_config(text))
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "outrider", "run", "-c", str(file),
+        stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(SOURCE)},
+    )  # fmt: skip
+    async with asyncio.timeout(PATIENCE):
+        _, said = await process.communicate()
+    assert process.returncode in (1, 78)
+    assert b"/nowhere/a.pem" in said
 
 
 async def test_limits_are_divided(tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ NOTED = frozenset(
 )
 
 
-# What is not a connection of a call: log, listeners, control ports, files that are read again.
-_OTHER_DESCRIPTORS = 64
+# What is not a connection of a call: log, listeners, connections of the control ports, files that are read again.
+OTHER_DESCRIPTORS: Final = 112
 
 
 @dataclass(slots=True, frozen=True)
@@ -122,7 +122,7 @@ class Proxy:
     def room(self) -> int:
         """How many more connections can be accepted before descriptors might not suffice for those to targets."""
         to_targets = sum(e.pool.open for s in self.table.services.values() for e in s.default.cluster.endpoints)
-        reserve = max(_OTHER_DESCRIPTORS, self.descriptors // 8)
+        reserve = max(OTHER_DESCRIPTORS, self.descriptors // 8)
         return self.descriptors - reserve - to_targets - len(self.connections)
 
     @property
