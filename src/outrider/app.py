@@ -287,7 +287,7 @@ def _hear_orders(orders: asyncio.Queue[Order], inherited: Inherited | None) -> N
         signals += 1
         if inherited is not None:
             if signals == 1:
-                log.warning("a worker takes its orders from its supervisor; signals to it are ignored")
+                log.info("a worker takes its orders from its supervisor; signals to it are ignored")
         elif signals > 1:
             orders.put_nowait(Order.STOP)
         else:

@@ -13,9 +13,12 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
-from tests.integration.harness import PATIENCE, whole_config
+from tests.integration.harness import whole_config
 
 SOURCE = Path(os.environ.get("OUTRIDER_COMPILED") or Path(__file__).parents[2] / "src")
+
+# Seconds that a process may take to start or to end, also on a machine that is busy with other things.
+PROCESS_PATIENCE = 20.0
 
 
 class Process:
@@ -61,7 +64,7 @@ class Process:
 
     async def exit(self) -> int:
         """Wait for the end; the exit code."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PROCESS_PATIENCE):
             code = await self.process.wait()
             assert self.reading is not None
             await self.reading
@@ -88,7 +91,7 @@ async def running(
     one = Process(process)
     try:
         if wait:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PROCESS_PATIENCE):
                 await one.ready(began)
         else:
             one.reading = asyncio.create_task(one.rest())

@@ -13,7 +13,6 @@ from time import monotonic
 import pytest
 
 from tests.integration.harness import (
-    PATIENCE,
     BrokenError,
     Client,
     Exchange,
@@ -27,7 +26,7 @@ from tests.integration.harness import (
     sidecar,
     whole_config,
 )
-from tests.integration.processes import SOURCE, Process, running
+from tests.integration.processes import PROCESS_PATIENCE, SOURCE, Process, running
 
 
 class Held:
@@ -200,7 +199,7 @@ async def test_a_signal_during_the_start_is_obeyed(tmp_path: Path, number: signa
     async with await asyncio.start_server(issuer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         async with running(tmp_path, OAUTH2.format(port), wait=False) as one:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(PROCESS_PATIENCE):
                 await asked.wait()
             began = monotonic()
             one.signal(number)
@@ -228,7 +227,7 @@ async def test_a_signal_before_anything_is_open_ends_it(tmp_path: Path) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", shown, stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(SOURCE)}
     )
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(PROCESS_PATIENCE):
         text, _ = await process.communicate()
     assert (process.returncode, text) == (0, b"")
 
@@ -241,7 +240,7 @@ async def test_too_few_descriptors_are_an_error(tmp_path: Path) -> None:
         "sh", "-c", f"ulimit -n 64; exec '{sys.executable}' -m outrider run -c '{file}'",
         stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(SOURCE)},
     )  # fmt: skip
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(PROCESS_PATIENCE):
         _, text = await process.communicate()
     assert process.returncode == 1
     assert b"the limit of open files (ulimit -n 64) is too low" in text
@@ -269,7 +268,7 @@ async def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
             sys.executable, "-m", "outrider", "run", "-c", str(file),
             stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(SOURCE)},
         )  # fmt: skip
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(PROCESS_PATIENCE):
             _, text = await process.communicate()
     assert process.returncode == 1
     assert text.decode() == f"outrider: listen: 127.0.0.1:{port} is already in use by another process\n"

@@ -15,7 +15,6 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.harness import (
-    PATIENCE,
     Answer,
     Client,
     Target,
@@ -28,7 +27,7 @@ from tests.integration.harness import (
     slow,
     whole_config,
 )
-from tests.integration.processes import SOURCE, Process, running
+from tests.integration.processes import PROCESS_PATIENCE, SOURCE, Process, running
 
 
 def config(target: Target, more: str = "") -> str:
@@ -52,7 +51,7 @@ async def calls_by_worker(one: Process) -> dict[str, float]:
 
 
 async def all_ready(one: Process) -> None:
-    await eventually(lambda: sum(line["msg"] == "ready" for line in one.lines) >= 2, "both workers are ready")
+    await eventually(lambda: sum(line["msg"] == "ready" for line in one.lines) >= 2, "both workers are ready", 20.0)
 
 
 async def test_workers_share_the_port_and_the_metrics(tmp_path: Path) -> None:
@@ -198,7 +197,7 @@ async def kill_and_wait(one: Process, *victims: int) -> None:
         os.kill(victim, signal.SIGKILL)
     ready = sum(line["msg"] == "ready" for line in one.lines)
     await eventually(
-        lambda: sum(line["msg"] == "ready" for line in one.lines) >= ready + len(victims), "new workers", 10.0
+        lambda: sum(line["msg"] == "ready" for line in one.lines) >= ready + len(victims), "new workers", 20.0
     )
 
 
@@ -317,7 +316,7 @@ async def test_a_worker_that_cannot_start_ends_the_whole(tmp_path: Path) -> None
         sys.executable, "-m", "outrider", "run", "-c", str(file),
         stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(SOURCE)},
     )  # fmt: skip
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(PROCESS_PATIENCE):
         _, said = await process.communicate()
     assert process.returncode in (1, 78)
     assert b"/nowhere/a.pem" in said
