@@ -173,8 +173,9 @@ class App:
 
     async def stop(self) -> None:
         """Close every port and connection."""
-        self.upkeep.stop()
         self.listener.close()
+        await self.upkeep.stop()
+        await self.runtime.secrets.close()
         for cluster in self.runtime.compiled.clusters:
             for endpoint in cluster.endpoints:
                 endpoint.pool.close()

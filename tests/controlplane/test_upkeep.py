@@ -110,7 +110,7 @@ async def test_a_start_does_not_wait_for_what_hangs() -> None:
     assert await kept.begun(2) == ()
     await asyncio.sleep(0)
     assert watched == [0.001, 7.0]  # after a failure, when to look again
-    kept.stop()
+    await kept.stop()
 
 
 async def test_looking_once_says_what_failed(caplog: pytest.LogCaptureFixture) -> None:

@@ -209,14 +209,16 @@ async def test_a_signal_during_the_start_is_obeyed(tmp_path: Path, number: signa
 
 
 async def test_a_start_does_not_wait_for_an_issuer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Health is answered at once, and it is ready although the issuer does not answer; the log says what is missing."""
+    """Calls and health are answered although the issuer does not answer; `/readyz` says what is missing."""
     monkeypatch.setattr("outrider.app._PATIENCE", 0.2)
     async with await asyncio.start_server(silent_issuer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         began = monotonic()
         async with sidecar(tmp_path, OAUTH2.format(port)) as proxy:
             assert monotonic() - began < 3
-            assert await status_of(proxy.telemetry, "/readyz") == 200
+            assert await status_of(proxy.telemetry, "/healthz") == 200
+            answer = await exchange(proxy.telemetry, get("/readyz", "Connection: close", host="127.0.0.1"))
+            assert (answer.status, answer.body) == (503, b"no value yet for the credentials: token\n")
 
 
 async def test_a_signal_before_anything_is_open_ends_it(tmp_path: Path) -> None:

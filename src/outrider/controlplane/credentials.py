@@ -96,6 +96,12 @@ class Fetched:
             self._under_way.add_done_callback(self._ended)
         return await asyncio.shield(self._under_way)
 
+    async def close(self) -> None:
+        """End the fetch under way, and wait until it has closed its connection."""
+        if self._under_way is not None:
+            self._under_way.cancel()
+            await asyncio.wait((self._under_way,), timeout=1.0)
+
     def _ended(self, _: asyncio.Task[float]) -> None:
         self._under_way = None
         self._refused.clear()

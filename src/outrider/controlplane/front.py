@@ -251,6 +251,6 @@ async def serve_front(
         server.listen(bound)
         servers.append(server)
     await stop.wait()
-    upkeep.stop()
+    await upkeep.stop()
     for server in servers:
         await server.close()

@@ -114,6 +114,10 @@ class Secrets:
         self.refresh(name, source)
         return _INTERVAL
 
+    async def close(self) -> None:
+        """End the fetches under way."""
+        await asyncio.gather(*(one.close() for one in self.fetched))
+
     def refresh(self, name: str, source: Source) -> None:
         """Read one credential again, and use it if it is new and usable."""
         assert source.template is not None

@@ -16,6 +16,8 @@ log = logging.getLogger("outrider")
 
 # Seconds until the next look after one that has failed unexpectedly, doubling: first, and cap.
 _AGAIN_FIRST, _AGAIN_LAST = 0.5, 15.0
+# Seconds that work may take to end after it was cancelled.
+_AFTERWARDS = 1.0
 # Errors of this machine, which say nothing about whatever is looked at.
 _OWN = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EAGAIN))
 
@@ -103,11 +105,13 @@ class Upkeep:
             await asyncio.wait(list(self._beginning), timeout=seconds)
         return tuple(self._beginning.values())
 
-    def stop(self) -> None:
-        """End all of them."""
-        for task in self._tasks:
+    async def stop(self) -> None:
+        """End all of them, and give them a moment to close what they have open."""
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
-        self._tasks.clear()
+        if tasks:
+            await asyncio.wait(tasks, timeout=_AFTERWARDS)
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
