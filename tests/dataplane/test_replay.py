@@ -334,3 +334,14 @@ class Upload(RuleBasedStateMachine):
 
 TestUpload = Upload.TestCase
 TestUpload.settings = settings(max_examples=80, stateful_step_count=30, deadline=None)
+
+
+def test_a_body_in_tiny_pieces_is_kept_in_few() -> None:
+    """A piece of one byte takes forty in memory: pieces are joined before they are many."""
+    body = RequestBody(Source(), 1 << 16, chunked=False)
+    for number in range(10_000):
+        body.feed(b"%d" % (number % 10))
+    assert len(body.kept) < 100
+    assert len(body.pending) < 100
+    body.finish()
+    assert body.whole() == b"0123456789" * 1000

@@ -417,3 +417,30 @@ async def test_limits_that_are_met_are_counted(outrider: Outrider) -> None:
     for limit in too_large:
         assert f'outrider_limit_reached_total{{limit="{limit}"}} 1.0' in page.body.decode()
     assert not target.seen
+
+
+@pytest.mark.parametrize("step", [0, 5000, 64])
+async def test_a_half_head_of_many_fields_is_refused_before_its_end(outrider: Outrider, step: int) -> None:
+    """Fields and bytes are counted as they come: 431 once there are too many, and no more are kept."""
+    data = b"GET /user/x HTTP/1.1\r\nHost: a\r\n" + b"a:\r\n" * (60_000 if step != 64 else 500)
+    async with Target(plain()) as target, outrider(config(target)) as proxy, Client(proxy.port) as client:
+        for start in range(0, len(data), step or len(data)):
+            await client.send(data[start : start + (step or len(data))])
+            await asyncio.sleep(0)
+        answer = await client.answer()
+        assert proxy.app.runtime.proxy.stats.reached["headers"] == 1
+    assert (answer.status, answer.get("connection")) == (431, "close")
+    assert target.seen == []
+
+
+@pytest.mark.parametrize("behind", [b"1;" + b"a" * 100_000, b"1;a\r\nx\r\n0\r\n" + b"a:\r\n" * 25_000])
+async def test_chunk_extensions_and_trailers_without_end_are_refused(outrider: Outrider, behind: bytes) -> None:
+    """What is neither head nor body is bounded like a head, however it arrives."""
+    data = request("POST", "/user/x", None, "Transfer-Encoding: chunked") + behind
+    async with Target(plain()) as target, outrider(config(target)) as proxy, Client(proxy.port) as client:
+        for start in range(0, len(data), 10_000):
+            await client.send(data[start : start + 10_000])
+            await asyncio.sleep(0)
+        answer = await client.answer()
+    assert (answer.status, answer.get("connection")) == (400, "close")
+    assert not any(seen.complete for seen in target.seen)

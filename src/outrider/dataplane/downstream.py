@@ -46,7 +46,7 @@ from outrider.model.messages import Response
 from outrider.model.reply import Reply, rescue
 
 if TYPE_CHECKING:
-    from outrider.dataplane.proxy import Proxy
+    from outrider.dataplane.proxy import Limits, Proxy
     from outrider.dataplane.routing import Service
     from outrider.dataplane.upstream import Upstream
 
@@ -55,7 +55,12 @@ log = logging.getLogger("outrider")
 _NO_BODY: Final = frozenset((204, 304))
 # Seconds that a refused upload may go on before the connection is cut, so that the app can read the answer.
 _LINGER: Final = 2.0
-_LARGEST_READ: Final = 256 * 1024  # of uvloop, which may hold body and what is not body
+# Bytes of a read that are always parsed at once. What goes beyond is parsed slice by slice: of one slice so many bytes
+# and so many requests at most, and slices for so many seconds before it is the turn of others.
+_SMALL: Final = 1024
+_SLICE: Final = 8 * 1024
+_MOST_REQUESTS: Final = 32
+_SLICE_TIME: Final = 0.001
 # Seconds after which an app that waits for 100 Continue gets it from us, if the target has not said anything.
 _CONTINUE_AFTER: Final = 0.5
 _ATTEMPTS: Final = [b"x-outrider-attempts: %d\r\nserver-timing: outrider;dur=" % n for n in range(12)]
@@ -92,8 +97,11 @@ class Downstream:
         "_lingering",
         "_lost",
         "_oversize",
+        "_parsed",
         "_parser",
+        "_parsing",
         "_peer_address",
+        "_pieces",
         "_queue",
         "_reading_paused",
         "_served",
@@ -103,6 +111,8 @@ class Downstream:
         "_stray_bytes",
         "_transport",
         "_tunnel",
+        "_turn_asked",
+        "_unparsed",
         "_until_switch",
         "_upgrading",
         "_whole",
@@ -125,6 +135,11 @@ class Downstream:
         self._head_bytes = 0  # of feeds after the one in which the head began
         self._feed = b""  # what the parser is being fed
         self._feed_size = 0
+        self._unparsed = b""  # a large read, parsed up to this place:
+        self._parsed = 0
+        self._parsing = False  # it is being parsed just now
+        self._turn_asked = False
+        self._pieces: list[bytes] = []  # of the body, out of the present feed
         self._line = b""  # the earlier pieces of a head that came in several
         self._whole = True  # nothing has come since the end of a message
         self._idle = proxy.limits.downstream_idle_timeout
@@ -159,10 +174,21 @@ class Downstream:
     # ---------------------------------------------------------------- calls, in order
 
     def _carry_next(self) -> None:
-        """Carry what waits in the queue, one call after the other, until one has to wait."""
+        """Carry what waits in the queue, one call after the other, until one has to wait or others have to get their
+        turn."""
         queue = self._queue
         self._carrying = True
+        carried = 0
+        end = 0.0
         while queue and self._active is None and not self.write_paused:
+            if carried:
+                now = monotonic()
+                if carried == 1:
+                    end = now + _SLICE_TIME
+                elif now >= end:
+                    self._ask_turn()
+                    break
+            carried += 1
             call = self._active = queue.popleft()
             if self._reading_paused:
                 self._regulate()
@@ -284,6 +310,7 @@ class Downstream:
         self._close_after = True
         self._deaf = True
         self._queue.clear()  # nobody would hear the answers
+        self._unparsed = b""
         sock = self._transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -406,6 +433,7 @@ class Downstream:
             return
         self._deaf = self._lingering = True
         self._queue.clear()
+        self._unparsed = b""
         self._regulate()
         if self._transport.can_write_eof():
             self._transport.write_eof()
@@ -445,12 +473,88 @@ class Downstream:
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             self._behind_a_switch(data)
+        elif len(data) <= _SMALL and not self._unparsed:
+            self._parse(data)
+            self._act()
+        else:
+            self._unparsed = self._unparsed[self._parsed :] + data
+            self._parsed = 0
+            if self.proxy.turns.crowded:
+                self._regulate()
+            else:
+                self._parse_on()
+
+    def _parse_on(self) -> None:
+        """Parse a large read slice by slice, until a call has to be waited for or others have to get their turn."""
+        self._parsing = True
+        end = monotonic() + _SLICE_TIME
+        while self._parsed < len(self._unparsed) and not self._deaf and not self._is_held():
+            self._parse_slice()
+            while self._awaits_body() and self._parsed < len(self._unparsed) and monotonic() < end:
+                self._parse_slice()  # a request that is all here is carried with all of its body
+            self._act()
+            if monotonic() >= end:
+                break
+        self._parsing = False
+        if self._deaf or self._parsed >= len(self._unparsed):
+            rest, self._unparsed = self._unparsed[self._parsed :], b""
+            self._parsed = 0
+            if rest:
+                self._behind_a_switch(rest)
+        if self._unparsed or self._reading_paused:
+            self._regulate()
+
+    def _parse_slice(self) -> None:
+        start = self._parsed
+        self._parsed = stop = min(start + self._slice_size(), len(self._unparsed))
+        self._parse(self._unparsed[start:stop])
+
+    def _awaits_body(self) -> bool:
+        """Whether the end of a body is still to come, and will be read."""
+        call = self._incoming
+        return (
+            not self._in_head and call is not None and call.body is not None and not call.body.complete
+        ) and not self._deaf
+
+    def _slice_size(self) -> int:
+        """How many bytes to parse at once: all that is surely body; otherwise what holds neither too many requests nor
+        too many fields or chunks."""
+        call = self._incoming
+        if self._awaits_body() and call is not None and call.body is not None and call.length:
+            return call.length - call.body.size
+        data, start = self._unparsed, self._parsed
+        found = start
+        for _ in range(_MOST_REQUESTS):
+            found = data.find(b"\r\n\r\n", found, start + _SLICE)
+            if found < 0:
+                return _SLICE
+            found += 4
+        return found - start
+
+    def _ask_turn(self) -> None:
+        """There is more to do than fits into this turn of the loop."""
+        if not self._turn_asked:
+            self._turn_asked = True
+            self.proxy.turns.ask(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._turn_asked = False
+        if self._lost:
             return
+        if self._queue:
+            if not self._carrying:
+                self._carry_next()
+        elif self._unparsed:
+            self._parse_on()
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser, and bound what it has found."""
         self._feed = data
         self._feed_size = len(data)
         if self._in_head:
             self._head_bytes += self._feed_size
         self._whole = False
+        self._stray_bytes += self._feed_size  # set back if there is any body in it
         behind_upgrade: int | None = None
         try:
             if self._until_switch:
@@ -459,18 +563,29 @@ class Downstream:
                 self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             behind_upgrade = upgrade.args[0]
-        except httptools.HttpParserError as error:
+        except httptools.HttpParserError as error:  # not kept in a variable: its traceback holds us
             self._malformed(error)
         if behind_upgrade is not None:
             self._behind_upgrade(data, behind_upgrade)
+        if self._pieces:
+            self._feed_body()
         self._feed = b""
+        if self._in_head:
+            self._line += data
+            self._bound_head(self.proxy.limits)
+        elif self._stray_bytes > self.proxy.limits.header_bytes + _SLICE and self._awaits_body():
+            # Bytes that are not body are chunk extensions or trailers: not passed on, and not without end.
+            self._abort_incoming(Kind.BAD_REQUEST, "the chunk extensions or trailers of the body do not end")
+
+    def _act(self) -> None:
+        """Carry the requests that have come, pass on what has come of a body, watch the clock."""
         if self._oversize:
             self._refuse_oversize()
         if self._queue and self._active is None:
             self._carry_next()
         incoming = self._incoming
         if self._in_head or self._queue or (incoming is not None and incoming.body is not None):
-            self._after_part_of_a_message(data)
+            self._after_part_of_a_message()
         elif self._whole and incoming is not None:
             self.due = due = incoming.started + self._idle
             if due < self.wake:
@@ -478,27 +593,33 @@ class Downstream:
         else:
             self._await_head()
 
-    def _after_part_of_a_message(self, data: bytes) -> None:
-        """Something other than whole small requests came: bound it, pass it on, watch the clock."""
-        if self._in_head:
-            self._line += data
-            if self._head_bytes > self.proxy.limits.header_bytes:
-                self.proxy.stats.reached["header_bytes"] += 1
-                self._reject(Kind.HEAD_TOO_LARGE, "the request head exceeds limits.header_bytes")
+    def _after_part_of_a_message(self) -> None:
+        """Something other than whole small requests came."""
         active, incoming = self._active, self._incoming
         if active is not None and active.body is not None and active is not incoming:
             self._pass_body_on(active, active.body)
         if incoming is not None and incoming.body is not None and (not self._deaf or incoming.body.complete):
             self._pass_body_on(incoming, incoming.body)
-            if not incoming.body.complete and not self._in_head:
-                # Bytes that are not body are chunk extensions or trailers: not passed on, and not without end.
-                self._stray_bytes += self._feed_size
-                if self._stray_bytes > self.proxy.limits.header_bytes + _LARGEST_READ:
-                    self._abort_incoming(Kind.BAD_REQUEST, "the chunk extensions or trailers of the body do not end")
         if self._queue:
-            self._carry_next()
+            if not self._turn_asked:
+                self._carry_next()
             self._regulate()
         self._watch_the_clock()
+
+    def _bound_head(self, limits: Limits) -> None:
+        """Refuse a head that is too large already, although its end has not come."""
+        assert self._incoming is not None
+        if self._head_bytes > limits.header_bytes:
+            self.proxy.stats.reached["header_bytes"] += 1
+            detail = "the request head exceeds limits.header_bytes"
+        elif len(self._incoming.fields) > limits.headers:
+            self.proxy.stats.reached["headers"] += 1
+            detail = f"the request has more than {limits.headers} fields (limits.headers)"
+        else:
+            return
+        self._incoming.fields = []
+        self._line = b""
+        self._reject(Kind.HEAD_TOO_LARGE, detail)
 
     def eof_received(self) -> bool:
         if self._tunnel is not None:
@@ -647,6 +768,21 @@ class Downstream:
         self._queue.append(call)
 
     def on_body(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+
+    def on_message_complete(self) -> None:
+        if self._pieces:
+            self._feed_body()
+        self._whole = True
+        call = self._incoming
+        if call is not None and call.body is not None and not self._upgrading:
+            call.body.finish()
+
+    def _feed_body(self) -> None:
+        """What one feed has brought of a body, as one piece: it may have come in chunks of one byte."""
+        pieces = self._pieces
+        piece = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        self._pieces = []
         call = self._incoming
         if call is not None and call.body is not None:
             call.body.feed(piece)
@@ -655,12 +791,6 @@ class Downstream:
                 self.proxy.stats.reached["body_bytes"] += 1
                 call.aborted = body_too_large(call.body.size, call.body.max_size, call.route.inbound, complete=False)
                 self._oversize = True
-
-    def on_message_complete(self) -> None:
-        self._whole = True
-        call = self._incoming
-        if call is not None and call.body is not None and not self._upgrading:
-            call.body.finish()
 
     # ---------------------------------------------------------------- reading requests
 
@@ -684,6 +814,7 @@ class Downstream:
     def _expect_body(self, call: Call) -> None:
         """A body follows the head, if it is not declared larger than its route allows."""
         limits, route = self.proxy.limits, call.route
+        self._stray_bytes = 0
         call.body = RequestBody(self, limits.replay_bytes, call.chunked, route.max_body)
         if call.length is not None and call.length > route.max_body and call.aborted is None:
             self.proxy.stats.reached["body_bytes"] += 1
@@ -740,8 +871,7 @@ class Downstream:
     def _ignore_upgrades(self, rest: bytes) -> None:
         """An `Upgrade` is not taken up, which RFC 9110 §7.8 allows. The parser stops behind such a head, so a new
         one goes on with what follows; if that is the body of the same message, it must know how it is framed."""
-        failed: Exception | None = None
-        while failed is None:
+        while True:
             self._upgrading = False
             call = self._incoming
             try:
@@ -756,11 +886,13 @@ class Downstream:
             except httptools.HttpParserUpgrade as upgrade:
                 rest = rest[upgrade.args[0] :]
             except httptools.HttpParserError as error:
-                failed = error
-        self._malformed(failed)
+                self._malformed(error)
+                return
 
     def _malformed(self, error: Exception) -> None:
         """The parser gave up: refuse what is being read, and hear nothing more on this connection."""
+        if self._pieces:
+            self._feed_body()
         if isinstance(error, httptools.HttpParserCallbackError) and error.__context__ is not None:
             raise error.__context__  # a callback of ours failed: our bug, not the app's
         call = self._incoming
@@ -829,9 +961,10 @@ class Downstream:
 
     def _regulate(self) -> None:
         """Read only while there is room: for a body that someone takes, and for no request behind another."""
-        call = self._incoming
-        pause = call is not None and call.body is not None and call.body.paused
-        pause = (pause or bool(self._queue) or bool(self._early)) and not self._lingering
+        held = self._is_held()
+        if self._unparsed and not held and not self._parsing:
+            self._ask_turn()
+        pause = (held or bool(self._unparsed)) and not self._lingering
         if pause != self._reading_paused and not self._lost:
             self._reading_paused = pause
             if pause:
@@ -840,6 +973,12 @@ class Downstream:
                 self._transport.resume_reading()
                 self._head_since = monotonic()  # what we made wait is not the app's slowness
             self._watch_the_clock()
+
+    def _is_held(self) -> bool:
+        """Whether nothing more is to be parsed for now."""
+        call = self._incoming
+        paused = call is not None and call.body is not None and call.body.paused
+        return paused or bool(self._queue) or bool(self._early)
 
     def _await_head(self) -> None:
         """The beginning of a method, or empty lines: a head is on its way, and must not take for ever."""
@@ -874,6 +1013,7 @@ class Downstream:
         self._lost = True
         self._deaf = True
         self._queue.clear()
+        self._unparsed = b""
         if self._active is None:
             return
         if not self._active.goes_on():

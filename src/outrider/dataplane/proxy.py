@@ -14,6 +14,7 @@ from outrider.dataplane.policies.retry import Retry
 from outrider.dataplane.routing import Route, RouteTable
 from outrider.dataplane.stats import ClusterStats, ProxyStats, RouteStats
 from outrider.dataplane.timers import NEVER, Timers
+from outrider.dataplane.turns import Turns
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
@@ -92,6 +93,7 @@ class Proxy:
         self.report = report
         self.report_all = report_all
         self.timers = Timers(loop)
+        self.turns = Turns(loop)
         self.stats = ProxyStats()
         self.connections: set[Downstream] = set()
         self.known_hosts: set[bytes | None] = set()  # Host values that have been checked

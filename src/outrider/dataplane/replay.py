@@ -16,6 +16,8 @@ from outrider.dataplane.wire import LAST_CHUNK
 # Bytes held for a sink that does not exist yet before the app is asked to wait.
 HIGH_WATER: Final = 64 * 1024
 
+_MANY: Final = 64  # pieces
+
 
 class Source(Protocol):
     """The app's connection, as the body sees it."""
@@ -79,6 +81,9 @@ class RequestBody:
                 self.kept.append(piece)
             else:
                 self._outgrown()
+        if len(self.kept) > _MANY or len(self.pending) > _MANY:  # a piece of one byte takes forty
+            self.kept = [b"".join(self.kept)]
+            self.pending = [b"".join(self.pending)]
 
     def finish(self) -> None:
         """The last piece has been fed."""
