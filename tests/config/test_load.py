@@ -174,7 +174,7 @@ def test_malformed_service_flag(flag: str) -> None:
 def test_service_flag_with_a_wrong_url() -> None:
     """A wrong URL on the command line is told with the flag as its place."""
     (problem,) = problems_of(services=["user=h:1"])
-    assert str(problem.mark) == "--service user=h:1"
+    assert str(problem.mark) == "--service user"
     assert "expected a URL" in problem.message
 
 
@@ -222,9 +222,9 @@ def test_set_flag_is_stronger_than_service_flag() -> None:
     ],
 )
 def test_wrong_set_flag(flag: str, message: str) -> None:
-    """A wrong `--set` is told with the flag as its place."""
+    """A wrong `--set` is told with the key as its place; its value may be a secret."""
     problems = problems_of(write("a.yaml", MINIMAL), settings=[flag])
-    assert all(str(problem.mark).startswith(f"--set {flag}") for problem in problems)
+    assert all(str(problem.mark).startswith(f"--set {flag.partition('=')[0]}") for problem in problems)
     assert message in problems[-1].message
 
 

@@ -233,7 +233,7 @@ services:
     assert not any("s3cret" in page for page in pages)
     assert config["config"]["credentials"]["plain"] == {"header": "x-api-key", "value": "***"}
     assert config["config"]["credentials"]["file"]["value"] == "***"
-    assert config["config"]["services"]["odd"]["headers"]["set"] == {"Authorization": "***", "x-plain": "shown"}
+    assert config["config"]["services"]["odd"]["headers"]["set"] == {"Authorization": "***", "x-plain": "***"}
     assert config["provenance"]["credentials.plain.value"].endswith("outrider.yaml:8:38")
 
 

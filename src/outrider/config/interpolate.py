@@ -22,8 +22,9 @@ def reads_file(text: str) -> bool:
     return any((match[1] or "").startswith("file:") for match in _REFERENCE.finditer(text))
 
 
-def interpolate(text: str, environment: Mapping[str, str]) -> str:
-    """The text with every reference replaced. Raises ValueError, naming the reference and the remedy."""
+def interpolate(text: str, environment: Mapping[str, str], parts: list[str] | None = None) -> str:
+    """The text with every reference replaced; `parts` gets what they were replaced with. Raises ValueError, naming the
+    reference and the remedy."""
 
     def replace(match: re.Match[str]) -> str:
         if match[0] == "$$":
@@ -32,7 +33,10 @@ def interpolate(text: str, environment: Mapping[str, str]) -> str:
             if "}" in text[match.end() :]:
                 raise ValueError("references cannot stand inside each other; write $$ for a dollar sign")
             raise ValueError("${ is never closed; write $$ for a dollar sign")
-        return _value(match[1], environment)
+        value = _value(match[1], environment)
+        if parts is not None:
+            parts.append(value)
+        return value
 
     return _REFERENCE.sub(replace, text)
 
@@ -45,7 +49,9 @@ def _value(reference: str, environment: Mapping[str, str]) -> str:
         name, default, message = _suffix(reference.removeprefix("env:"))
         if not _NAME.fullmatch(name):
             raise ValueError(f"${{{reference}}} is not a reference; write ${{VAR}}, ${{file:/path}} or $$ for a dollar")
+        # Without line ends, as a shell reads `$(cat file)`: many secrets get one on their way into the variable.
         value, missing = environment.get(name), f"the environment variable {name} is not set"
+        value = value.rstrip("\r\n") if value is not None else None
     if value:
         return value
     if default is not None:

@@ -6,12 +6,14 @@ import copy
 import os
 import types
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from outrider.config.problems import Mark, Problem, did_you_mean, in_order
+from outrider.config.redaction import is_secret_key, secrets_written_down
 from outrider.config.resolve import Resolved, resolve
 from outrider.config.schema import Config
 from outrider.config.source import Document, KeyPath, Unresolved, read_file, read_text
@@ -43,14 +45,15 @@ def load(
         if name in named:
             document.problems.append(Problem(Mark(f"--service {name}", 0, 0), "", f'"{name}" is given twice'))
         named.add(name)
-        document.merge(_flag(f"--service {flag}", ("services", name), url, bool(equals and name), environment))
+        document.merge(_flag(f"--service {name}", ("services", name), url, bool(equals and name), environment))
     for flag in settings:
         key, equals, value = flag.partition("=")
-        document.merge(_flag(f"--set {flag}", tuple(key.split(".")), value, bool(equals and key), environment))
+        document.merge(_flag(f"--set {key}", tuple(key.split(".")), value, bool(equals and key), environment))
     if services and "service" not in document.values:
         document.values["service"] = "app"
     resolved = _validate(document)
-    problems = in_order(document.problems)
+    written = tuple(one for _, one in secrets_written_down(document))
+    problems = [replace(problem, hidden=written) for problem in in_order(document.problems)]
     if resolved is None or any(problem.severity == "error" for problem in problems):
         raise ConfigError(problems)
     return resolved, problems
@@ -136,8 +139,8 @@ def _flag(flag: str, path: tuple[str, ...], value: str, well_formed: bool, envir
     for parent in parents:
         inner[parent] = inner = {}
     inner[last] = parsed.values.get("value")
-    if ("value",) in parsed.templates:
-        document.templates[path] = parsed.templates["value",]
+    document.templates = {(*path, *where[1:]): one for where, one in parsed.templates.items()}
+    document.interpolated = {(*path, *where[1:]): texts for where, texts in parsed.interpolated.items()}
     for length in range(1, len(path) + 1):
         document.marks[path[:length]] = document.key_marks[path[:length]] = mark
     return document
@@ -210,10 +213,6 @@ def _translate_all(document: Document, items: list[Any], paths: list[KeyPath]) -
         _translate(document, item, path)
 
 
-_SECRETS = (("admin", "token"), ("redis", "url"))
-_PROOFS = ("inbound", "accept")  # keys of others
-
-
 def _common(one: KeyPath, other: KeyPath) -> int:
     """How many parts two paths have in common at their beginning."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
@@ -224,7 +223,7 @@ def _translate(document: Document, item: Any, path: KeyPath) -> None:
         return  # complained about already
     kind = item["type"]
     context = item.get("ctx", {})
-    secret = path in document.templates or path[:1] == ("credentials",) or path in _SECRETS or path[:2] == _PROOFS
+    secret = path in document.interpolated or path[:1] == ("credentials",) or is_secret_key(path)
     if kind == "extra_forbidden":
         known = _known_keys(path[:-1])
         hint = did_you_mean(str(path[-1]), known) or f"known keys: {', '.join(sorted(known))}"
@@ -242,7 +241,7 @@ def _translate(document: Document, item: Any, path: KeyPath) -> None:
     elif kind in ("outrider", "scalar", "not_yet") and not (secret and kind == "scalar"):
         document.complain(path, item["msg"], str(context.get("hint", "")))
     elif secret and kind == "scalar":
-        document.complain(path, "what was read from the file does not fit here")
+        document.complain(path, "what was read from a variable or file does not fit here")
     else:
         message = _PLAIN.get(kind) or f"{item['msg'][:1].lower()}{item['msg'][1:]}"
         shown = "a value that is not shown" if secret else _shown(_at(document.values, path))

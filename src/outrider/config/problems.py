@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+from outrider.config.redaction import without
+from outrider.model.addresses import hide_in_urls
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +26,15 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One complaint. `path` is the dotted key it is about, `hint` what to do about it."""
+    """One complaint. `path` is the dotted key it is about, `hint` what to do about it; `hidden` are texts that must not
+    be shown of the line it is about."""
 
     mark: Mark
     path: str
     message: str
     hint: str = ""
     severity: Literal["error", "warning"] = "error"
+    hidden: tuple[str, ...] = field(default=(), repr=False, compare=False)
 
     def as_dict(self) -> dict[str, object]:
         """For `--format json`."""
@@ -50,7 +55,7 @@ class Problem:
         text = _line(self.mark)
         if text is not None:
             number = f"{self.mark.line:>5} | "
-            lines.append(number + text)
+            lines.append(number + hide_in_urls(without(text, self.hidden)))
             lines.append(" " * (len(number) - 2) + "| " + " " * (self.mark.column - 1) + "^")
         if self.hint:
             lines.append(f"      {self.hint}")

@@ -17,6 +17,8 @@ import yaml
 
 from outrider.config.interpolate import interpolate, reads_file, refers
 from outrider.config.problems import Mark, Problem
+from outrider.config.redaction import scrub
+from outrider.model.addresses import hide_in_urls
 
 KeyPath = tuple[str | int, ...]
 
@@ -37,13 +39,15 @@ class Document:
     """Plain values, and where each came from.
 
     `marks` and `key_marks` give the place of a value and of its key by path; `templates` the uninterpolated text
-    of values that came (partly) from files.
+    of values that came (partly) from files; `interpolated` the texts not to be shown of those that came (partly) from
+    variables or files: the whole value, and each part that was put in.
     """
 
     values: dict[str, Any] = field(default_factory=dict, repr=False)  # secrets are among them
     marks: dict[KeyPath, Mark] = field(default_factory=dict)
     key_marks: dict[KeyPath, Mark] = field(default_factory=dict)
     templates: dict[KeyPath, str] = field(default_factory=dict)
+    interpolated: dict[KeyPath, tuple[str, ...]] = field(default_factory=dict, repr=False)
     problems: list[Problem] = field(default_factory=list)
 
     def mark(self, path: KeyPath, *, key: bool = False) -> Mark:
@@ -55,9 +59,10 @@ class Document:
         return Mark("configuration", 0, 0)
 
     def complain(self, path: KeyPath, message: str, hint: str = "", *, key: bool = False, warn: bool = False) -> None:
-        """Add a problem at a path."""
+        """Add a problem at a path. What is secret in the message or the hint is hidden."""
         severity: Literal["error", "warning"] = "warning" if warn else "error"
-        self.problems.append(Problem(self.mark(path, key=key), dotted(path), message, hint, severity))
+        message, hint = scrub(self, path, message), scrub(self, path, hint)
+        self.problems.append(Problem(self.mark(path, key=key), hide_in_urls(dotted(path)), message, hint, severity))
 
     def merge(self, other: Document) -> None:
         """Lay another document over this one: maps merge by key, everything else is replaced."""
@@ -220,7 +225,9 @@ class _Reader:
             if reads_file(text):
                 self._document.templates[path] = text
             try:
-                text = interpolate(text, self._environment)
+                parts: list[str] = []
+                text = interpolate(text, self._environment, parts)
+                self._document.interpolated[path] = tuple({text, *parts} - {""})
             except ValueError as error:
                 self._complain(mark, path, str(error))
                 return Unresolved()
@@ -273,6 +280,7 @@ def _merge(base: Document, over: Document, ours: dict[str, Any], theirs: dict[st
             (base.marks, over.marks),
             (base.key_marks, over.key_marks),
             (base.templates, over.templates),
+            (base.interpolated, over.interpolated),
         ):
             _adopt(mine, other, here)
     if () not in base.marks or not base.values:

@@ -16,6 +16,7 @@ from pathlib import Path
 from time import monotonic, time
 from typing import TYPE_CHECKING, Any
 
+from outrider.config.redaction import shown_values
 from outrider.config.resolve import Resolved
 from outrider.controlplane.compile import Compiled, compile_config
 from outrider.controlplane.secrets import Secrets
@@ -118,7 +119,8 @@ class Runtime:
         self.stop: Callable[[signal.Signals], None] = lambda number: None  # as if the process had got this signal
         self.standing_faults: list[tuple[dict[str, Any], float]] = []  # orders from before, and when they end
         self.ready = False
-        text = json.dumps(resolved.document.values, sort_keys=True, default=str)
+        # Of what is shown, not of secrets: everybody may read the hash, and could try out passwords against it.
+        text = json.dumps(shown_values(resolved.document), sort_keys=True, default=str)
         self.config_hash = hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def be_named(self, calls: int, inbound: int | None) -> None:

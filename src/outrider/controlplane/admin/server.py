@@ -18,6 +18,7 @@ from typing import Any
 from aiohttp import web
 
 from outrider import __version__
+from outrider.config.redaction import shown_values
 from outrider.config.schema import Config
 from outrider.config.source import Document, KeyPath, dotted
 from outrider.controlplane.admin.orders import add_orders, shown
@@ -27,7 +28,6 @@ from outrider.dataplane.policies.breaker import Breaker
 from outrider.model.addresses import hide_in_urls
 
 _OUR_HOSTS = frozenset(("127.0.0.1", "localhost", "[::1]", "::1"))
-_SECRET_KEYS = frozenset(("value", "token", "key", "password", "secret"))
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -131,29 +131,12 @@ def _service_status(cluster: Cluster, breakers: dict[str, Breaker], in_flight: i
 
 def redacted(document: Document, redact: list[str]) -> dict[str, Any]:
     """The configuration as it was read, secrets hidden, and the place every value came from."""
-    secret_names = {name.lower() for name in redact}
-
-    def hide(value: Any, path: KeyPath) -> Any:
-        if isinstance(value, dict):
-            return {key: hide(inner, (*path, key)) for key, inner in value.items()}
-        if isinstance(value, list):
-            return [hide(inner, (*path, index)) for index, inner in enumerate(value)]
-        last = str(path[-1]).lower()
-        if (
-            path in document.templates
-            or last in secret_names
-            or (last in _SECRET_KEYS and path[0] in ("credentials", "admin"))
-            or (path[:2] == ("inbound", "accept") and ("values" in path or last == "key"))
-        ):
-            return "***"
-        return hide_in_urls(value) if isinstance(value, str) else value
-
     provenance = {
-        dotted(path): str(mark)
+        hide_in_urls(dotted(path)): str(mark)
         for path, mark in document.marks.items()
         if path and not isinstance(_value(document.values, path), (dict, list))
     }
-    return {"config": hide(document.values, ()), "provenance": provenance}
+    return {"config": shown_values(document, redact), "provenance": provenance}
 
 
 def _value(values: Any, path: KeyPath) -> Any:
