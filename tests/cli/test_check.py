@@ -57,7 +57,7 @@ EXPECTED = [
     (18, 29, "disagree on what yes means"),
     (19, 11, "already used by telemetry.listen"),
     (20, 5, 'did you mean "policy"?'),
-    (22, 16, "METHOD /path"),
+    (22, 16, "told apart by case"),
     (23, 29, "'connect'"),
     (25, 10, "is Outrider itself"),
     (26, 13, "already belongs to payment"),

@@ -36,6 +36,19 @@ def answering(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
         thread.join(5)
 
 
+@pytest.mark.parametrize("token", ["two\nlines-0123456789", "with blank", "\u00e4\u00f6\u00fc"])
+def test_a_token_that_is_none_is_not_printed(
+    token: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It would end the header or the request: the port is not asked, and nothing of it is shown."""
+    monkeypatch.setenv("OUTRIDER_ADMIN_TOKEN", token)
+    with pytest.raises(SystemExit):
+        main(["--address", "127.0.0.1:1"])
+    told = capsys.readouterr().err
+    assert "OUTRIDER_ADMIN_TOKEN holds characters that no token has" in told
+    assert "lines-0123456789" not in told
+
+
 def test_ready(capsys: pytest.CaptureFixture[str]) -> None:
     """A sidecar that answers 200 on /readyz is exit code 0, and what it says is shown."""
     with answering(OK) as (address, asked):

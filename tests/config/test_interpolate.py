@@ -172,7 +172,7 @@ def test_values_are_not_interpolated_again(value: str) -> None:
 def test_no_value_can_inject_yaml(value: str) -> None:
     """A value is one scalar: it cannot add keys, lists, comments or aliases."""
     quoted = read('a: "${X:-}"\nb: 1', X=value)
-    assert quoted.values == {"a": value, "b": 1}
+    assert quoted.values == {"a": value.rstrip("\r\n"), "b": 1}
     plain = read("a: ${X:-}\nb: 1", X=value)
     assert set(plain.values) == {"a", "b"}
     assert not isinstance(plain.values["a"], (dict, list))

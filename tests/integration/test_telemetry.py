@@ -12,6 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from outrider.cli.check import series
+from outrider.cli.health import ask
+from outrider.controlplane.telemetry.logs import JsonFormatter
 from tests.integration.conftest import Outrider
 from tests.integration.harness import (
     Client,
@@ -272,6 +274,77 @@ async def test_the_admin_token_is_required(outrider: Outrider) -> None:
     assert (without, wrong, right) == (401, 401, 200)
     assert headers["www-authenticate"] == "Bearer"
     assert "0123456789abcdef" not in page
+
+
+@pytest.mark.parametrize("end", ["", "\\n", " \\n\\n", "\\r\\n"])
+async def test_white_space_behind_the_admin_token_locks_out_no_one(
+    outrider: Outrider, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """Files and variables often end with a line end; it is taken off on both sides."""
+    text = (
+        f'admin: {{ listen: 127.0.0.1:0, token: "0123456789abcdef{end}" }}\nservices: {{ user: "http://127.0.0.1:9" }}'
+    )
+    monkeypatch.setenv("OUTRIDER_ADMIN_TOKEN", f"0123456789abcdef{end}".encode().decode("unicode_escape"))
+    async with outrider(text) as proxy:
+        status, page = await asyncio.to_thread(ask, f"127.0.0.1:{proxy.admin}", "/api/v1/circuits")
+    assert (status, list(json.loads(page)["circuits"])) == (200, ["user"])
+
+
+async def test_no_secret_of_a_url_is_logged(outrider: Outrider, capsys: pytest.CaptureFixture[str]) -> None:
+    """Neither of a key set nor of a health check nor of a store, whatever goes wrong with them."""
+    text = """
+inbound: { listen: 127.0.0.1:0, app: 'http://127.0.0.1:9', idempotency: { store: redis },
+           accept: [ { jwt: { alg: RS256, audience: a, jwks: 'http://u:s3cret@127.0.0.1:9/keys?token=s3cret' } } ] }
+redis: { url: 'redis://:p@s3cret@127.0.0.1:9/0?password=s3cret', timeout: 200ms }
+services: { user: { url: 'http://127.0.0.1:9', health_check: { path: '/h?token=s3cret', every: 50ms } } }
+"""
+    logged: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: logged.append(JsonFormatter().format(record))  # type: ignore[method-assign] # for one test
+    logging.getLogger("outrider").addHandler(handler)
+    try:
+        async with outrider(text) as proxy:
+            proxy.expected_errors += ["key set", "store of idempotency keys"]
+            await eventually(
+                lambda: any("is unhealthy" in line for line in logged), "the health check is complained of"
+            )
+    finally:
+        logging.getLogger("outrider").removeHandler(handler)
+    assert any("key set http://***@127.0.0.1:9/keys?*** cannot be used" in line for line in logged)
+    assert not [line for line in logged if "s3cret" in line]
+
+
+async def test_the_hash_of_the_configuration_tells_nothing_of_secrets(outrider: Outrider) -> None:
+    """It is on the open port, so it must not change with a secret that could then be guessed; it does with the rest."""
+    hashes = []
+    for key, timeout in (("one-secret", "1s"), ("another-secret", "1s"), ("one-secret", "2s")):
+        text = f"credentials: {{ k: {{ header: x-a, value: {key} }} }}\n"
+        text += f"services: {{ user: {{ url: 'http://127.0.0.1:9', timeout: {timeout} }} }}"
+        async with outrider(text) as proxy:
+            hashes.append(proxy.app.runtime.config_hash)
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+@pytest.mark.parametrize(
+    ("shown", "status"),
+    [
+        ("Bearer 0123456789abcdef", 200),
+        ("bearer 0123456789abcdef", 200),
+        ("BEARER   0123456789abcdef", 200),
+        ("Bearer \xff", 401),
+        ("Bearer 0123456789abcdef\xff", 401),
+        ("Bearer", 401),
+        ("Basic 0123456789abcdef", 401),
+        ("0123456789abcdef", 401),
+        ("", 401),
+    ],
+)
+async def test_how_the_admin_token_is_shown(outrider: Outrider, shown: str, status: int) -> None:
+    """The scheme has no case (RFC 9110 section 11.1), and whatever is no token is 401."""
+    text = "admin: { listen: 127.0.0.1:0, token: 0123456789abcdef }\nservices: { user: 'http://127.0.0.1:9' }"
+    async with outrider(text) as proxy:
+        answer = await exchange(proxy.admin, get("/config", f"Authorization: {shown}", "Connection: close"))
+    assert answer.status == status
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from outrider.model.addresses import hide_in_urls
+from outrider.model.addresses import hidden_parts, hide_in_urls
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,13 @@ def test_what_is_shown_of_urls(text: str, shown: str) -> None:
 def test_no_password_is_shown(password: str) -> None:
     """Whatever characters a password has, encoded or not, nothing of it is shown."""
     assert "Zx9" not in hide_in_urls(f"amqp://user:Zx9{password}Zx9@host.example/vhost")
+
+
+def test_the_pieces_that_are_hidden() -> None:
+    """Whoever quotes only a part of a URL must hide these."""
+    assert hidden_parts("http://me:pw@host:1/x?key=v") == {"me", "pw", "key", "v"}
+    assert hidden_parts("http://host:1/x") == set()
+    assert "pw" in hidden_parts("http://me:pw/@host:1")
 
 
 @given(st.text(max_size=200))

@@ -57,6 +57,16 @@ def app_url(value: Any) -> Any:
     return url(text)
 
 
+def token(value: Any) -> Any:
+    """A bearer token (RFC 6750 section 2.1), without white space around it: files and variables often end with some."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if not re.fullmatch(r"[!-~]*", text):
+        raise fail("a token must be printable ASCII without spaces in it", "openssl rand -hex 32 makes a good one")
+    return text
+
+
 def dns_server(value: str) -> str:
     address, port = value, "53"
     if value.startswith("[") and "]" in value:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from outrider.model.addresses import HIDDEN, hide_in_urls
+from outrider.model.addresses import HIDDEN, hidden_parts, hide_in_urls
 from outrider.model.variables import VARIABLE
 
 if TYPE_CHECKING:
@@ -86,6 +86,11 @@ def scrub(document: Document, path: KeyPath, text: str) -> str:
         near = where[: len(path)] == path or path[: len(where)] == where
         hidden.update(one for one in texts if near or len(one) >= _LONG)
     hidden.update(one for where, one in secrets_written_down(document) if len(one) >= _LONG or where == path)
+    value: Any = document.values
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else value  # a list of URLs: any of them
+    for one in value if isinstance(value, list) else [value]:
+        hidden |= hidden_parts(one) if isinstance(one, str) else set()
     return hide_in_urls(without(text, hidden))
 
 

@@ -24,7 +24,9 @@ class Base(BaseModel):
 class Admin(Base):
     listen: Listen = ("127.0.0.1", 4101)
     """Where the admin port listens. Loopback only, unless a token is set."""
-    token: Annotated[Annotated[str, Field(min_length=16)] | None, Field(repr=False)] = None
+    token: Annotated[Annotated[str, Field(min_length=16), BeforeValidator(checks.token)] | None, Field(repr=False)] = (
+        None
+    )
     """Bearer token that every request must carry; none if left out."""
     allow_faults: Annotated[bool, BeforeValidator(checks.switch)] = False
     """Whether `outrider fault` may make services fail on purpose. Not for production."""

@@ -11,8 +11,10 @@ import aiohttp
 from yarl import URL
 
 from outrider.config.schema import HealthCheck
+from outrider.controlplane.fetch import TooLargeError, read_bounded, reason
 from outrider.controlplane.upkeep import is_own, repeat
 from outrider.dataplane.cluster import Cluster, Endpoint
+from outrider.model.addresses import hide_in_urls
 
 log = logging.getLogger("outrider")
 
@@ -57,7 +59,7 @@ class HealthChecks:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if is_own(error):
                 raise  # it says nothing about the endpoint
-            complaint = f"{self._settings.path}: {error or type(error).__name__}"
+            complaint = f"{hide_in_urls(self._settings.path)}: {reason(error)}"
         if endpoint.retired:
             return
         run = self._runs.get(endpoint, 0)
@@ -73,6 +75,7 @@ class HealthChecks:
 
 async def ask(session: aiohttp.ClientSession, endpoint: Endpoint, path: str) -> str | None:
     """Ask one endpoint; returns what is wrong with its answer, or None. Without one, raises what aiohttp raises."""
+    shown = hide_in_urls(path)
     tls = endpoint.tls
     host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
     scheme = "https" if tls is not None else "http"
@@ -87,12 +90,10 @@ async def ask(session: aiohttp.ClientSession, endpoint: Endpoint, path: str) -> 
         ) as response:
             if not 200 <= response.status < 300:
                 what = " (redirects are not followed)" if 300 <= response.status < 400 else ""
-                return f"{path} answered {response.status}{what}"
-            size = 0
-            async for piece in response.content.iter_any():
-                size += len(piece)
-                if size > _MOST:
-                    return f"{path} answered more than {_MOST} bytes"
+                return f"{shown} answered {response.status}{what}"
+            await read_bounded(response, _MOST)
+    except TooLargeError as error:
+        return f"{shown} {error}"
     except TimeoutError:
-        return f"{path} was not answered in time"
+        return f"{shown} was not answered in time"
     return None

@@ -46,6 +46,14 @@ def _hide(match: re.Match[str]) -> str:
     return f"{scheme}{path}{question or hash_}{HIDDEN if question or hash_ else ''}{behind}"
 
 
+def hidden_parts(text: str) -> set[str]:
+    """The pieces of what `hide_in_urls` hides in a text, for sentences that quote only a piece of a URL."""
+    shown = hide_in_urls(text)
+    if shown == text:
+        return set()
+    return {part for part in re.split(r"[:/@?#&=]+", text) if part and part not in re.split(r"[:/@?#&=]+", shown)}
+
+
 def port_of(parts: SplitResult) -> int:
     """The port of an http or https URL, also where it goes without saying. Raises ValueError if there is none such."""
     return parts.port or (443 if parts.scheme == "https" else 80)

@@ -41,10 +41,8 @@ def admin_guard(config: Config) -> Any:
         host = request.host.rpartition(":")[0] if re.search(r":\d+$", request.host) else request.host
         if token is None and host.lower() not in _OUR_HOSTS:
             raise web.HTTPMisdirectedRequest(text=f"{request.host} is not a name of this admin port\n")
-        if token is not None:
-            given = request.headers.get("authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), token.encode()):
-                raise web.HTTPUnauthorized(text="unauthorized\n", headers={"www-authenticate": "Bearer"})
+        if token is not None and not hmac.compare_digest(_bearer(request), token.encode()):
+            raise web.HTTPUnauthorized(text="unauthorized\n", headers={"www-authenticate": "Bearer"})
         if request.method not in ("GET", "HEAD") and not (
             request.content_type == "application/json" or request.headers.get("x-outrider")
         ):
@@ -54,6 +52,13 @@ def admin_guard(config: Config) -> Any:
         return await handler(request)
 
     return guard
+
+
+def _bearer(request: web.Request) -> bytes:
+    """The token that a request shows, or nothing. The scheme has no case (RFC 9110 section 11.1)."""
+    given = request.headers.getall("authorization", [])
+    scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    return token.strip().encode("utf-8", "surrogateescape") if scheme.lower() == "bearer" else b""
 
 
 def admin_app(runtime: Runtime) -> web.Application:

@@ -14,6 +14,7 @@ from logging.handlers import QueueHandler, QueueListener
 from random import random
 from typing import TYPE_CHECKING, Any
 
+from outrider.model.addresses import hide_in_urls
 from outrider.model.outcome import FAILURE, classify
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ _MAX_QUEUED = 10_000
 
 
 class JsonFormatter(logging.Formatter):
-    """`ts`, `level`, `msg`, `worker` if there are several, then whatever the record carries as `fields`."""
+    """`ts`, `level`, `msg`, `worker` if there are several, then whatever the record carries as `fields`. Secrets of
+    URLs are hidden in messages and exceptions, also in those of libraries."""
 
     def __init__(self, worker: int | None = None) -> None:
         super().__init__()
@@ -33,13 +35,13 @@ class JsonFormatter(logging.Formatter):
         line: dict[str, Any] = {
             "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": {"WARNING": "warn"}.get(record.levelname, record.levelname.lower()),
-            "msg": record.getMessage(),
+            "msg": hide_in_urls(record.getMessage()),
         }
         if self._worker is not None:
             line["worker"] = self._worker
         line.update(getattr(record, "fields", {}))
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+            line["exception"] = hide_in_urls(self.formatException(record.exc_info))
         return json.dumps(line, default=str)
 
 
