@@ -72,7 +72,7 @@ def test_private_members_are_left_aside(key: Any, alg: str) -> None:
         "key",
         published(EC.public_key(), "ES256"),
     ],
-    ids=lambda odd: json.dumps(odd)[:40],
+    ids=lambda odd: "another kind" if isinstance(odd, dict) and "crv" in odd else json.dumps(odd)[:40],
 )
 def test_an_odd_key_spoils_no_other(odd: Any) -> None:
     """Whatever stands beside a good key in a set, before or behind it, the good one is used."""

@@ -430,7 +430,9 @@ def test_a_date_is_a_pause_too() -> None:
     assert decision.wait == pytest.approx(60, abs=2)
 
 
-@pytest.mark.parametrize("retry_after", [b"0", in_seconds(-3600), b"Sun, 06 Nov 1994 08:49:37 GMT"])
+@pytest.mark.parametrize(
+    "retry_after", [b"0", in_seconds(-3600), b"Sun, 06 Nov 1994 08:49:37 GMT"], ids=["0", "past", "old"]
+)
 def test_a_time_that_has_come_means_the_usual_pause(retry_after: bytes) -> None:
     """Zero and the past do not make us come back without any back-off."""
     assert pause(503, retry_after) == Decision(0.025, "503")
@@ -442,7 +444,7 @@ def test_nonsense_means_the_usual_pause(retry_after: bytes) -> None:
     assert pause(503, retry_after) == Decision(0.025, "503")
 
 
-@pytest.mark.parametrize("retry_after", [b"301", b"99999999999999999999", in_seconds(7200)])
+@pytest.mark.parametrize("retry_after", [b"301", b"99999999999999999999", in_seconds(7200)], ids=["301", "9s", "later"])
 @pytest.mark.parametrize("status", [429, 503])
 def test_too_long_a_pause_is_a_no(status: int, retry_after: bytes) -> None:
     """The answer goes back now, with its Retry-After, instead of a wait for nobody."""
