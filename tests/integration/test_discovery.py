@@ -92,7 +92,7 @@ UNUSABLE: dict[str, tuple[str | None, str]] = {
     "not-yaml": ("- [unclosed", "is not YAML"),
     "not-a-list": ("{}", "expected a list"),
     "empty": ("[]", "no endpoint"),
-    "not-a-url": ("- ftp://user", "expected a URL"),
+    "not-a-url": ("- ftp://user", "not a scheme"),
     "weight": ("- {url: 'http://127.0.0.1:1', weight: -1}", "greater than 0"),
     "discovery": ("- dns+http://user:80", "only http:// and https://"),
     "gone": (None, "No such file"),
