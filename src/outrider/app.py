@@ -21,6 +21,7 @@ import uvloop
 
 from outrider import __version__
 from outrider.config.resolve import Resolved
+from outrider.config.schema import Config
 from outrider.controlplane.circuits import order as order_circuit
 from outrider.controlplane.intercom import ADMIN, ALIVE, BEAT, HOLD, READY, RELOAD, TELEMETRY, Inherited
 from outrider.controlplane.orphans import Orphans
@@ -86,7 +87,7 @@ class App:
             self.listener.serve(bound[port_key(service.name)], service)
         if runtime.compiled.app is not None:
             certificates = runtime.compiled.certificates
-            door = self.listener.serve(bound[INBOUND], runtime.compiled.app, certificates.server)
+            door = self.listener.serve(bound[INBOUND], runtime.compiled.app, certificates.server, inbound=True)
             certificates.on_new_server = door.secure
         self.accepting_since = monotonic()
         self.upkeep.go_on(
@@ -201,6 +202,11 @@ _GC_THRESHOLD = (20_000, 20, 20)
 _FEWEST_CONNECTIONS = 16
 
 
+def most_connections(config: Config) -> int:
+    """How many connections may come in at a time: callers from outside have a share of their own."""
+    return config.limits.downstream_connections * (1 if config.inbound is None else 2)
+
+
 def allow_descriptors(connections: int) -> int:
     """Raise this process's limit of open files as far as so many connections of the app, each with one to a target,
     need it and the system allows; returns the limit. Raises StartError if that leaves next to nothing for calls."""
@@ -230,7 +236,7 @@ def run_worker(resolved: Resolved, inherited: Inherited) -> int:
 
 def _run_one(resolved: Resolved, inherited: Inherited | None) -> int:
     logs = Logs(resolved.config.observability.log.level, worker=inherited.number if inherited is not None else None)
-    descriptors = allow_descriptors(resolved.config.limits.downstream_connections)
+    descriptors = allow_descriptors(most_connections(resolved.config))
     try:
         return uvloop.run(_run(resolved, logs, descriptors, inherited))
     finally:

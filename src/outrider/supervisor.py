@@ -28,7 +28,7 @@ from types import FrameType
 
 import uvloop
 
-from outrider.app import allow_descriptors, run_worker
+from outrider.app import allow_descriptors, most_connections, run_worker
 from outrider.config.resolve import Resolved
 from outrider.controlplane.intercom import (
     ADMIN,
@@ -102,7 +102,7 @@ class Supervisor:
         config = self._resolved.config
         log_directly(config.observability.log.level)
         self._hear_signals()
-        allow_descriptors(config.limits.downstream_connections)
+        allow_descriptors(most_connections(config))
         sockets = bind_all(self._resolved)
         visits = [Visits() for _ in range(config.workers)]
         for number in range(config.workers):

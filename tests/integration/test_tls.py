@@ -380,7 +380,9 @@ async def test_plain_http_to_a_tls_port_harms_nobody(outrider: Outrider, authori
             assert b"HTTP/1.1" not in await client.reader.read(1000)
         async with Client(port, tls=trusting(authority)) as client:
             assert (await client.call(get("/x"))).status == 200
-        await eventually(lambda: proxy.app.runtime.proxy.stats.refused_handshakes == 1, "the failed handshake counts")
+        await eventually(
+            lambda: proxy.app.runtime.proxy.stats.handshakes_failed["refused"] == 1, "the failed handshake counts"
+        )
 
 
 # ---------------------------------------------------------------- files that cannot be used

@@ -529,13 +529,13 @@ class Limits(Base):
     replay_bytes: Size = 64 * 1024
     """How much of a request body is kept for another attempt."""
     downstream_connections: Annotated[Whole, Field(ge=1)] = 1024
-    """Most connections from the app."""
+    """Most connections from the app; as many again may come from callers, where there is `inbound`."""
     downstream_requests: Annotated[Whole, Field(ge=1)] = 1_000_000
     """Most requests on one connection; the answer to the last one says that it closes."""
     downstream_idle_timeout: Positive = 3600.0
     """How long a connection from the app may be silent between requests."""
     header_timeout: Positive = 10.0
-    """How long a request head may take."""
+    """How long a request head may take, and how long a new connection may be silent."""
     body_idle_timeout: Positive = 30.0
     """How long a body may stand still, either way."""
     tunnel_idle_timeout: Positive = 600.0

@@ -48,6 +48,7 @@ from outrider.model.reply import Reply, rescue
 if TYPE_CHECKING:
     from outrider.dataplane.proxy import Limits, Proxy
     from outrider.dataplane.routing import Service
+    from outrider.dataplane.share import Share
     from outrider.dataplane.upstream import Upstream
 
 log = logging.getLogger("outrider")
@@ -71,7 +72,8 @@ _OVER_LIMIT: Final = Failure(Kind.OVERLOADED, "limits.downstream_connections is 
 
 
 class Downstream:
-    """A connection from the app. `dedicated` is the service of the port it came in on, if that has one.
+    """A connection from the app, or of a caller from outside. `dedicated` is the service of the port it came in on, if
+    that has one; `share` what it counts to.
 
     An asyncio.Protocol in all but name: a base class that is not compiled would cost what compiling gains.
     """
@@ -105,10 +107,13 @@ class Downstream:
         "_queue",
         "_reading_paused",
         "_served",
+        "_share",
         "_skip_head",
         "_source",
         "_starting",
+        "_stranger",
         "_stray_bytes",
+        "_told",
         "_transport",
         "_tunnel",
         "_turn_asked",
@@ -124,8 +129,11 @@ class Downstream:
         "write_paused",
     )
 
-    def __init__(self, proxy: Proxy, dedicated: Service | None = None) -> None:
+    def __init__(self, proxy: Proxy, dedicated: Service | None, share: Share) -> None:
         self.proxy = proxy
+        self._share = share
+        self._stranger = True  # no good call has ended on it yet
+        self._told = False  # it was refused, and is open only to be told so
         self._dedicated = dedicated
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._parser: Any = None  # from the moment the connection is made: it holds us, we hold it
@@ -220,6 +228,9 @@ class Downstream:
         if self._lost:
             self._let_go()
             return
+        if self._stranger and call.aborted is None and (call.caller or not call.route.inbound):
+            self._stranger = False
+            self._share.known(self)
         if call.status == 0:
             self.abort()  # it ended without an answer, which only a bug can do
         elif self._close_after:
@@ -229,8 +240,21 @@ class Downstream:
 
     def _let_go(self) -> None:
         """The connection is gone, and no call goes on: leave nothing that would keep this object in memory."""
-        self.proxy.connections.discard(self)
+        if self in self.proxy.connections:
+            self.proxy.connections.discard(self)
+            self._share.leave(self)
         self._drive.tell(None)  # it holds us, we hold it
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call would be lost with the connection."""
+        return self._active is None and not self._queue
+
+    def make_way(self) -> None:
+        """Close an idle connection at once, because another one needs the room."""
+        self._hang_up()
+        self._transport.abort()
+        self._let_go()
 
     def _refuse(self, call: Call, failure: Failure | Reply) -> None:
         """Answer a request that never became a call: malformed, too large, for nobody we know, or not to go further."""
@@ -459,16 +483,20 @@ class Downstream:
         secured = transport.get_extra_info("ssl_object")
         if secured is not None:
             self.peer_names = peer_names(secured)
-        proxy = self.proxy
-        connections = proxy.connections
+        proxy, share = self.proxy, self._share
         proxy.stats.accepted += 1
-        if len(connections) < proxy.limits.downstream_connections:
-            connections.add(self)
-            proxy.timers.arm(self, monotonic() + proxy.limits.downstream_idle_timeout)
-        else:
-            proxy.stats.reached["downstream_connections"] += 1
+        if share.admit(self):
+            proxy.connections.add(self)
+            proxy.timers.arm(self, monotonic() + min(proxy.limits.header_timeout, self._idle))
+            return
+        proxy.stats.reached["downstream_connections"] += 1
+        self._told = share.has_room_to_tell()
+        if self._told:
             transport.write(reply_bytes(rescue(_OVER_LIMIT), b"", head_only=False, ending=CLOSE))
             self._close_politely()
+        else:
+            self._deaf = True
+            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -638,6 +666,9 @@ class Downstream:
         self.proxy.timers.forget(self)
         self._incoming = None
         self._transport = DISCARDING  # a TLS transport holds a quarter of a MiB of buffers
+        if self._told:
+            self._told = False
+            self._share.told -= 1
         if self._active is None:
             self._let_go()  # otherwise a call goes on without it
 
@@ -697,7 +728,8 @@ class Downstream:
                 self.proxy.stats.reached["body_idle_timeout"] += 1
                 self._abort_incoming(Kind.REQUEST_TIMEOUT, "the body stood still longer than limits.body_idle_timeout")
         elif self._active is None and not self._queue:
-            self.proxy.stats.reached["downstream_idle_timeout"] += 1
+            silent = not self._served and limits.header_timeout < self._idle  # it has never said anything
+            self.proxy.stats.reached["header_timeout" if silent else "downstream_idle_timeout"] += 1
             self._close_politely()
         else:
             self.proxy.timers.arm(self, now + limits.downstream_idle_timeout)

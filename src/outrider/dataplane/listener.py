@@ -15,14 +15,19 @@ from outrider.dataplane.downstream import Downstream
 if TYPE_CHECKING:
     from outrider.dataplane.proxy import Proxy
     from outrider.dataplane.routing import Service
+    from outrider.dataplane.share import Share
 
 log = logging.getLogger("outrider")
 
 _ACCEPTS_PER_TURN = 64  # then calls under way get their turn
 # Seconds between looks whether there are descriptors again.
 _PAUSE = 0.1
-# Seconds a TLS handshake from the app's side may take.
+# Seconds a TLS handshake of a caller may take, and how many may be under way on one socket: each has a task and the
+# buffers of TLS. When there are more, the oldest is given up, so that silent callers do not keep others out.
 _HANDSHAKE = 5.0
+_MOST_HANDSHAKES = 128
+# Seconds for the other side to say that it closes, too. The loop would wait 30.
+_TLS_GOODBYE = 2.0
 # Seconds without any connection after which a draining sidecar believes that its app has gone.
 _QUIET = 1.0
 _LOOK = 0.05
@@ -37,13 +42,19 @@ class Door:
     """
 
     def __init__(
-        self, proxy: Proxy, bound: socket.socket, dedicated: Service | None, tls: ssl.SSLContext | None
+        self,
+        proxy: Proxy,
+        bound: socket.socket,
+        dedicated: Service | None,
+        tls: ssl.SSLContext | None,
+        share: Share,
     ) -> None:
         self._proxy = proxy
         self._bound = bound
         self._dedicated = dedicated
+        self._share = share
         self.tls = tls
-        self._opening: set[asyncio.Task[object]] = set()
+        self._opening: dict[asyncio.Task[object], None] = {}  # the oldest first
         self._resuming: asyncio.TimerHandle | None = None
         self._complained = False
         bound.setblocking(False)
@@ -70,7 +81,9 @@ class Door:
     def _accept(self) -> None:
         """Take what waits, some at a time."""
         proxy = self._proxy
-        room = proxy.room() - len(self._opening)
+        room = proxy.room(self._share)
+        if room <= 0 and self._share is proxy.inbound and self._share.make_room():
+            room = 1  # the app's own connections wait instead: it is not to lose any
         if room <= 0:
             self._pause("the others are for connections to targets")
             return
@@ -85,21 +98,39 @@ class Door:
                     return
                 continue  # the other side has given up already
             accepted.setblocking(False)
+            self._bound_handshakes()
             opening = proxy.loop.create_task(self._open(accepted))
-            self._opening.add(opening)
-            opening.add_done_callback(self._opening.discard)
+            self._opening[opening] = None
+            self._share.opening += 1
+            opening.add_done_callback(self._opened)
+
+    def _opened(self, opening: asyncio.Task[object]) -> None:
+        self._opening.pop(opening, None)
+        self._share.opening -= 1
+
+    def _bound_handshakes(self) -> None:
+        """Give up the oldest handshake if there are too many."""
+        if self.tls is not None and len(self._opening) >= _MOST_HANDSHAKES:
+            oldest = next(iter(self._opening))
+            del self._opening[oldest]
+            self._proxy.stats.handshakes_failed["displaced"] += 1
+            oldest.cancel()
 
     async def _open(self, accepted: socket.socket) -> None:
-        protocol = cast(asyncio.Protocol, Downstream(self._proxy, self._dedicated))
-        handshake = _HANDSHAKE if self.tls is not None else None
+        protocol = cast(asyncio.Protocol, Downstream(self._proxy, self._dedicated, self._share))
+        tls = self.tls
+        handshake, goodbye = (_HANDSHAKE, _TLS_GOODBYE) if tls is not None else (None, None)
         try:
             await self._proxy.loop.connect_accepted_socket(
-                lambda: protocol, accepted, ssl=self.tls, ssl_handshake_timeout=handshake
+                lambda: protocol, accepted, ssl=tls, ssl_handshake_timeout=handshake, ssl_shutdown_timeout=goodbye
             )
         except ssl.SSLError as error:
-            self._proxy.stats.refused_handshakes += 1
+            self._proxy.stats.handshakes_failed["refused"] += 1
             log.info("a TLS handshake failed: %s", error.reason or error)
-        except OSError:
+        except OSError as error:
+            if tls is not None:  # the loop gives up with ECONNABORTED, of its own, when the time is over
+                late = isinstance(error, ConnectionAbortedError)
+                self._proxy.stats.handshakes_failed["timeout" if late else "broken_off"] += 1
             accepted.close()  # gone before it began
 
     def _pause(self, why: str) -> None:
@@ -124,9 +155,19 @@ class Listener:
         self.doors: list[Door] = []
         self.leave_when_idle = False  # may be set while draining
 
-    def serve(self, bound: socket.socket, dedicated: Service | None = None, tls: ssl.SSLContext | None = None) -> Door:
-        """Accept on a listening socket, for all services or for one."""
-        door = Door(self._proxy, bound, dedicated, tls)
+    def serve(
+        self,
+        bound: socket.socket,
+        dedicated: Service | None = None,
+        tls: ssl.SSLContext | None = None,
+        *,
+        inbound: bool = False,
+    ) -> Door:
+        """Accept on a listening socket, for all services or for one. `inbound`: from others than the app."""
+        share = self._proxy.inbound if inbound else self._proxy.outbound
+        if inbound:
+            share.app = dedicated
+        door = Door(self._proxy, bound, dedicated, tls, share)
         self.doors.append(door)
         return door
 

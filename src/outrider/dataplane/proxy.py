@@ -12,6 +12,7 @@ from outrider.dataplane.cluster import Cluster
 from outrider.dataplane.entropy import ENTROPY
 from outrider.dataplane.policies.retry import Retry
 from outrider.dataplane.routing import Route, RouteTable
+from outrider.dataplane.share import Share
 from outrider.dataplane.stats import ClusterStats, ProxyStats, RouteStats
 from outrider.dataplane.timers import NEVER, Timers
 from outrider.dataplane.turns import Turns
@@ -96,6 +97,8 @@ class Proxy:
         self.turns = Turns(loop)
         self.stats = ProxyStats()
         self.connections: set[Downstream] = set()
+        self.outbound = Share(limits.downstream_connections)  # of the app, on the port for calls and those of services
+        self.inbound = Share(limits.downstream_connections)  # of callers from outside
         self.known_hosts: set[bytes | None] = set()  # Host values that have been checked
         self.draining = False
         self.descriptors = sys.maxsize  # that this process may have
@@ -121,11 +124,15 @@ class Proxy:
                 return value
         return self._new_id()
 
-    def room(self) -> int:
-        """How many more connections can be accepted before descriptors might not suffice for those to targets."""
+    def room(self, share: Share) -> int:
+        """How many more connections of this side can be accepted before descriptors might not suffice for those to
+        targets. Half of all descriptors are the app's own, however many callers there are."""
+        outbound, inbound = self.outbound, self.inbound
         to_targets = sum(e.pool.open for s in self.table.services.values() for e in s.default.cluster.endpoints)
-        reserve = max(OTHER_DESCRIPTORS, self.descriptors // 8)
-        return self.descriptors - reserve - to_targets - len(self.connections)
+        from_outside = inbound.count + inbound.opening + inbound.told + inbound.to_app()
+        usable = self.descriptors - max(OTHER_DESCRIPTORS, self.descriptors // 8)
+        room = usable - to_targets - outbound.count - outbound.opening - outbound.told - from_outside
+        return room if share is outbound else min(room, usable // 2 - from_outside)
 
     @property
     def in_flight(self) -> int:

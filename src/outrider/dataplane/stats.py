@@ -35,6 +35,11 @@ LIMITS: Final = (
 )
 
 
+# Why the TLS handshake of a caller failed: the two sides did not agree, it took too long, the caller left, or it was
+# given up for others.
+HANDSHAKE_FAILURES: Final = ("refused", "timeout", "broken_off", "displaced")
+
+
 class Histogram:
     """Counts per bucket (not cumulative; the last is +Inf) and the sum, in seconds."""
 
@@ -97,14 +102,15 @@ class ClusterStats:
 
 
 class ProxyStats:
-    """What belongs to no service. `reached` counts, by the key under `limits`, how often a limit was met."""
+    """What belongs to no service. `reached` counts, by the key under `limits`, how often a limit was met;
+    `handshakes_failed` the TLS handshakes of callers, by reason."""
 
-    __slots__ = ("accept_pauses", "accepted", "overhead", "policy_errors", "reached", "refused_handshakes")
+    __slots__ = ("accept_pauses", "accepted", "handshakes_failed", "overhead", "policy_errors", "reached")
 
     def __init__(self) -> None:
         self.overhead = Histogram()
         self.accepted = 0
         self.accept_pauses = 0
-        self.refused_handshakes = 0
+        self.handshakes_failed: dict[str, int] = defaultdict(int)
         self.policy_errors = 0
         self.reached: dict[str, int] = defaultdict(int)

@@ -15,7 +15,7 @@ from outrider import __version__
 from outrider.controlplane.runtime import Runtime
 from outrider.dataplane.cluster import STANDINGS
 from outrider.dataplane.policies.breaker import CLOSED, HALF_OPEN, OPEN
-from outrider.dataplane.stats import BUCKETS, LIMITS, Histogram
+from outrider.dataplane.stats import BUCKETS, HANDSHAKE_FAILURES, LIMITS, Histogram
 
 _MAX_SERIES = 5000
 
@@ -55,6 +55,19 @@ class OutriderCollector(Collector):
         yield _gauge("outrider_event_loop_lag_seconds", "How late the event loop is", [], [((), runtime.lag.seconds)])
         connections = [((), len(runtime.proxy.connections))]
         yield _gauge("outrider_downstream_connections", "Connections from the app", [], connections)
+        sides = (("outbound", runtime.proxy.outbound), ("inbound", runtime.proxy.inbound))
+        yield _counter(
+            "outrider_downstream_connections_refused",
+            "Connections over limits.downstream_connections, which are answered 503 or closed",
+            ["side"],
+            [((side,), share.refused) for side, share in sides],
+        )
+        yield _counter(
+            "outrider_downstream_connections_displaced",
+            "Idle connections that nothing was proven on, closed to make room for new ones",
+            ["side"],
+            [((side,), share.displaced) for side, share in sides],
+        )
         yield _counter("outrider_downstream_accepts", "Connections accepted from the app", [], [((), stats.accepted)])
         pauses = [((), stats.accept_pauses)]
         yield _counter("outrider_accept_pauses", "Times accepting stopped for want of descriptors", [], pauses)
@@ -69,8 +82,9 @@ class OutriderCollector(Collector):
         expiries = [((owner, which), when) for owner, which, when in runtime.compiled.certificates.expiries()]
         name = "outrider_certificate_expiry_timestamp_seconds"
         yield _gauge(name, "When a certificate expires", ["owner", "certificate"], expiries)
-        refused = [((), stats.refused_handshakes)]
-        yield _counter("outrider_inbound_handshakes_failed", "TLS handshakes of callers that failed", [], refused)
+        failed = [((reason,), stats.handshakes_failed.get(reason, 0)) for reason in HANDSHAKE_FAILURES]
+        name = "outrider_inbound_handshakes_failed"
+        yield _counter(name, "TLS handshakes of callers that failed, by reason", ["reason"], failed)
         old = [((name,), one.old_uses) for name, one in runtime.compiled.credentials.items()]
         yield _counter(
             "outrider_credential_old_uses", "Calls that only the key before got through", ["credential"], old
