@@ -46,7 +46,7 @@ def line(secrets: Secrets) -> bytes:
 
 
 def refresh(secrets: Secrets) -> None:
-    secrets.refresh("k", secrets.sources["k"])
+    asyncio.run(secrets.refresh("k", secrets.sources["k"]))
 
 
 def replace(path: Path, text: str) -> None:
@@ -172,3 +172,15 @@ def test_repr_of_a_source(tmp_path: Path, key: Path) -> None:
     """Nor does what remembers where it came from."""
     secrets = make(tmp_path, f"${{file:{key}}}")
     assert "first" not in repr(secrets.sources)
+
+
+def test_a_pipe_in_place_of_a_file(tmp_path: Path, key: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is not read, so nothing waits for somebody to write to it; the last value stays."""
+    secrets = make(tmp_path, f"${{file:{key}}}")
+    key.unlink()
+    os.mkfifo(key)
+    for _ in range(3):
+        refresh(secrets)
+    assert line(secrets) == b"x-key: first\r\n"
+    assert caplog.messages == [f"credential k keeps its last value: the file {key} is not a regular file; set it, or "
+                               f"write ${{file:{key}:-default}}"]  # fmt: skip

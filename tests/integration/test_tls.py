@@ -266,12 +266,12 @@ async def test_new_files_are_used_without_a_failed_call(
             new_cert, new_key = fresh.files("booking")
             cert.write_bytes(new_cert.read_bytes())
             for one in watched._watched:
-                watched.refresh(one)  # half-written: the key does not fit yet, so nothing changes
+                await watched.refresh(one)  # half-written: the key does not fit yet, so nothing changes
             key.write_bytes(new_key.read_bytes())
             both = authority.ca.cert_pem.bytes() + fresh.ca.cert_pem.bytes()
             authority.file.write_bytes(both)
             for one in watched._watched:
-                watched.refresh(one)
+                await watched.refresh(one)
             await asyncio.sleep(0.1)
             stop.set()
             await asyncio.gather(*callers)

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
+
+from outrider.config.files import UnusableFileError, read_regular
 
 _REFERENCE = re.compile(r"\$\$|\$\{([^{}]*)\}|\$\{")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -75,12 +76,8 @@ def _suffix(reference: str) -> tuple[str, str | None, str | None]:
 
 def _read(name: str) -> tuple[str | None, str]:
     try:
-        with Path(name).open("rb") as stream:
-            data = stream.read(MAX_SECRET_BYTES + 1)
-        if len(data) > MAX_SECRET_BYTES:
-            return None, f"the file {name} is larger than {MAX_SECRET_BYTES} bytes"
-        return data.decode().rstrip("\r\n"), f"the file {name} is empty"
+        return read_regular(name, MAX_SECRET_BYTES).decode().rstrip("\r\n"), f"the file {name} is empty"
     except UnicodeDecodeError:
         return None, f"the file {name} is not UTF-8 text"
-    except OSError as error:
-        return None, f"the file {name} cannot be read: {error.strerror}"
+    except UnusableFileError as error:
+        return None, f"the file {error}"

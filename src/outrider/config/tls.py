@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import ssl
-from pathlib import Path
+from typing import Final
 
+from outrider.config.files import UnusableFileError, read_regular
 from outrider.config.schema import ClientTls, Config, Inbound, PolicyFields, ServerTls
 from outrider.config.source import Document, KeyPath
+
+# Bytes of one file; the authorities of a system take a quarter of a megabyte.
+LARGEST: Final = 4 << 20
 
 
 class TlsFileError(ValueError):
@@ -111,6 +115,6 @@ def _no_passphrase() -> str:
 
 def _read(key: str, file: str) -> bytes:
     try:
-        return Path(file).read_bytes()
-    except OSError as error:
-        raise TlsFileError(key, f"{file} cannot be read: {error.strerror}") from None
+        return read_regular(file, LARGEST)
+    except UnusableFileError as error:
+        raise TlsFileError(key, str(error)) from None

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from time import time
 
+from outrider.config.files import read_regular
 from outrider.config.schema import ServerTls as ServerFiles
-from outrider.config.tls import TlsFileError, load_client, load_server
+from outrider.config.tls import LARGEST, load_client, load_server
 from outrider.controlplane.endpoints import EndpointMaker
+from outrider.controlplane.files import beside_the_loop
 from outrider.controlplane.upkeep import repeat
 from outrider.dataplane.tls import ResumingContext
 from outrider.errors import StartError
@@ -25,16 +26,32 @@ _INTERVAL = 1.0
 _SOON = 7 * 24 * 3600.0
 
 
+@dataclass(slots=True, frozen=True)
+class Made:
+    """A context made of files, and what they held."""
+
+    put_to_use: Callable[[], None]
+    contents: dict[str, bytes] = field(repr=False)
+    expiries: dict[str, float]
+
+
 @dataclass(slots=True)
 class Watched:
-    """Files that make one context, and what is to be done with a new one. `expiries` are Unix times by file kind."""
+    """Files that make one context. `build` reads them and returns what puts the context to use; `expiries` are Unix
+    times by file kind."""
 
     owner: str
     files: dict[str, str]
-    build: Callable[[], None]
+    build: Callable[[], Callable[[], None]]
     contents: dict[str, bytes] = field(default_factory=dict, repr=False)
     expiries: dict[str, float] = field(default_factory=dict)
     failures: int = 0  # looks in a row at which the files could not be used
+
+    def use(self, made: Made | None) -> None:
+        """Put a new context to use."""
+        if made is not None:
+            made.put_to_use()
+            self.contents, self.expiries, self.failures = made.contents, made.expiries, 0
 
 
 class Certificates:
@@ -50,10 +67,10 @@ class Certificates:
         """Give the https endpoints of a service their context, those to come included. Raises StartError."""
         files = maker.files
 
-        def build() -> None:
+        def build() -> Callable[[], None]:
             context = ResumingContext()
             load_client(context, files)
-            maker.use(context)
+            return lambda: maker.use(context)
 
         named = {"ca": files.ca, "cert": files.cert, "key": files.key}
         self._watch(maker.name, named, build)
@@ -63,23 +80,25 @@ class Certificates:
         """Make the context of the inbound listener; with `client_optional`, callers need not show a certificate.
         Raises StartError."""
 
-        def build() -> None:
+        def build() -> Callable[[], None]:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             load_server(context, files, client_optional)
-            self.server = context
-            self.on_new_server(context)
+            return lambda: self._use_server(context)
 
         named = {"cert": files.cert, "key": files.key, "client_ca": files.client_ca}
         self._watch("inbound", named, build)
 
-    def _watch(self, owner: str, named: dict[str, str | None], build: Callable[[], None]) -> None:
+    def _use_server(self, context: ssl.SSLContext) -> None:
+        self.server = context
+        self.on_new_server(context)
+
+    def _watch(self, owner: str, named: dict[str, str | None], build: Callable[[], Callable[[], None]]) -> None:
         watched = Watched(owner, {kind: file for kind, file in named.items() if file is not None}, build)
         try:
-            build()
-            watched.contents = _read(watched.files.values())
-        except (OSError, TlsFileError) as error:
+            made = _made(watched)
+        except ValueError as error:
             raise StartError(f"the certificates of {owner}: {error}") from None
-        watched.expiries = _expiries(watched)
+        watched.use(made)
         if watched.files:
             self._watched.append(watched)
 
@@ -89,24 +108,22 @@ class Certificates:
         await asyncio.gather(*looks)
 
     async def _look(self, watched: Watched) -> float:
-        self.refresh(watched)
+        await self.refresh(watched)
         return _INTERVAL
 
-    def refresh(self, watched: Watched) -> None:
+    async def refresh(self, watched: Watched) -> None:
         """Use new files, if they are usable together; otherwise keep the last ones, and say so once."""
         try:
-            contents = _read(watched.files.values())
-            if contents == watched.contents:
-                watched.failures = 0
+            made = await beside_the_loop(f"the certificates of {watched.owner}", lambda: _made(watched))
+            watched.failures = 0 if made is None else watched.failures
+            if made is None:
                 return
-            watched.build()
-        except (OSError, TlsFileError) as error:
+        except ValueError as error:
             watched.failures += 1
             if watched.failures == 2:  # certificate and key are not replaced in the same instant
                 log.error("%s keeps its last certificates: %s", watched.owner, error)
             return
-        watched.contents, watched.failures = contents, 0
-        watched.expiries = _expiries(watched)
+        watched.use(made)
         log.info("new certificates for %s", watched.owner)
 
     def expiries(self) -> Iterator[tuple[str, str, float]]:
@@ -124,11 +141,16 @@ class Certificates:
             yield service, "target", when
 
 
-def _read(files: Iterable[str]) -> dict[str, bytes]:
-    return {file: Path(file).read_bytes() for file in files}
+def _made(watched: Watched) -> Made | None:
+    """What the files of a context hold now, or None if that is what they held before. Raises ValueError."""
+    contents = {file: read_regular(file, LARGEST) for file in watched.files.values()}
+    if watched.contents and contents == watched.contents:
+        return None
+    put_to_use = watched.build()
+    return Made(put_to_use, contents, _expiries(watched, contents))
 
 
-def _expiries(watched: Watched) -> dict[str, float]:
+def _expiries(watched: Watched, contents: dict[str, bytes]) -> dict[str, float]:
     """When the certificates in each file expire; the earliest counts."""
     from cryptography import x509  # imported only where there are certificates of our own
 
@@ -137,7 +159,7 @@ def _expiries(watched: Watched) -> dict[str, float]:
         if kind == "key":
             continue
         try:
-            certificates = x509.load_pem_x509_certificates(watched.contents[file])
+            certificates = x509.load_pem_x509_certificates(contents[file])
         except ValueError:
             continue  # nothing that OpenSSL has minded
         when = min(one.not_valid_after_utc.timestamp() for one in certificates)

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
 from outrider.config.checks import SHORTEST_SECRET
 from outrider.config.keys import KeyTextError, fit
 from outrider.controlplane.fetch import FetchError, fetch, parse_json
+from outrider.controlplane.files import read_file
 from outrider.controlplane.upkeep import repeat_steps
 from outrider.dataplane.policies.tokens import Keys, TokenProof
 from outrider.model.addresses import hide_in_urls
@@ -90,7 +90,7 @@ class KeySet:
 
     async def _read(self) -> bytes:
         if not self._is_url():
-            return await asyncio.to_thread(Path(self._source).read_bytes)
+            return await read_file(self._source, _LARGEST)
         answer = await fetch(self._source, timeout=_TIMEOUT, limit=_LARGEST)
         if answer.status != 200:
             raise FetchError(f"it answered {answer.status}")

@@ -14,6 +14,7 @@ from outrider.config.interpolate import interpolate
 from outrider.config.keys import verifying_key
 from outrider.config.resolve import Resolved
 from outrider.controlplane.credentials import Fetched, fetched, minter
+from outrider.controlplane.files import beside_the_loop
 from outrider.controlplane.inbound import Guarded
 from outrider.controlplane.upkeep import repeat
 from outrider.dataplane.policies.credentials import Credential, TokenCredential
@@ -111,18 +112,19 @@ class Secrets:
         await asyncio.gather(*looks)
 
     async def _look(self, name: str, source: Source) -> float:
-        self.refresh(name, source)
+        await self.refresh(name, source)
         return _INTERVAL
 
     async def close(self) -> None:
         """End the fetches under way."""
         await asyncio.gather(*(one.close() for one in self.fetched))
 
-    def refresh(self, name: str, source: Source) -> None:
+    async def refresh(self, name: str, source: Source) -> None:
         """Read one credential again, and use it if it is new and usable."""
-        assert source.template is not None
+        template = source.template
+        assert template is not None
         try:
-            value = interpolate(source.template, os.environ)
+            value = await beside_the_loop(f"the file of {name}", lambda: interpolate(template, os.environ))
             if value == source.value:
                 source.failures = 0
                 return
@@ -161,7 +163,7 @@ class Secrets:
         """Read all of them now."""
         for name, source in self.sources.items():
             if source.template is not None:
-                self.refresh(name, source)
+                await self.refresh(name, source)
         await asyncio.gather(*(one.refresh() for one in self.fetched))
 
     def ages(self) -> dict[str, float]:
