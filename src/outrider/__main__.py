@@ -12,6 +12,7 @@ from types import FrameType
 def main() -> None:
     """Run the command line. `health` and `wait` come first and alone: a container runs the one every few seconds, the
     app's start waits for the other, and the rest of Outrider takes ten times as long to import."""
+    occupy_standard_descriptors()
     if sys.argv[1:2] == ["run"]:
         hear_early()
     if sys.argv[1:2] == ["health"]:
@@ -28,6 +29,16 @@ def main() -> None:
     from outrider.cli.verbs import cli
 
     cli(prog_name="outrider")
+
+
+def occupy_standard_descriptors() -> None:
+    """Open those of standard input, output and error that are closed: otherwise a connection would get the number, and
+    what libraries print would go there."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def hear_early() -> None:

@@ -235,7 +235,9 @@ def run_worker(resolved: Resolved, inherited: Inherited) -> int:
 
 
 def _run_one(resolved: Resolved, inherited: Inherited | None) -> int:
-    logs = Logs(resolved.config.observability.log.level, worker=inherited.number if inherited is not None else None)
+    options = resolved.config.observability.log
+    worker = inherited.number if inherited is not None else None
+    logs = Logs(options.level, worker=worker, repeats=options.most_alike)
     descriptors = allow_descriptors(most_connections(resolved.config))
     try:
         return uvloop.run(_run(resolved, logs, descriptors, inherited))

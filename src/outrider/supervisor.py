@@ -135,7 +135,8 @@ class Supervisor:
         def run(line: Line) -> int:
             from outrider.controlplane.front import serve_front
 
-            logs = Logs(self._resolved.config.observability.log.level)
+            options = self._resolved.config.observability.log
+            logs = Logs(options.level, repeats=options.most_alike)
             try:
                 uvloop.run(serve_front(self._resolved.config, sockets[TELEMETRY], sockets[ADMIN], visits, line))
             finally:

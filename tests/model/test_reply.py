@@ -116,3 +116,10 @@ def test_reason_phrases() -> None:
     """Known statuses have their phrase, others none."""
     assert reason_phrase(503) == b"Service Unavailable"
     assert reason_phrase(299) == b""
+
+
+def test_a_sentence_of_any_length_makes_a_reply_of_bounded_size() -> None:
+    """A failure may quote what a target or a caller has sent; the answer repeats a bounded part of it."""
+    reply = rescue(Failure(Kind.INVALID_RESPONSE, "\xff" * 60_000))
+    assert len(reply.body) < 16_000
+    assert sum(len(name) + len(value) for name, value in reply.headers) < 2_000

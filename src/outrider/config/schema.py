@@ -6,6 +6,7 @@ Keys marked NotYet belong to the contract but not to this version: they are refu
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
@@ -550,6 +551,15 @@ class Log(Base):
     """Which calls are logged: none, errors (failed or retried), all, or errors and a share like 1%."""
     query: bool = False
     """Whether query strings are logged."""
+    repeats: Annotated[Whole, Field(ge=1)] | Switch = 10
+    """How many events of one kind (failed calls of one service with one reason, changes of a circuit) are logged within
+    ten seconds; the others are counted in one line. `false`: every one. With `access: all`, calls are never counted
+    together."""
+
+    @property
+    def most_alike(self) -> int:
+        """`repeats` as a number."""
+        return self.repeats if self.repeats is not False else sys.maxsize
 
 
 class Observability(Base):

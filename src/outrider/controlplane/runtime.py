@@ -103,7 +103,9 @@ class Runtime:
         )
         config = resolved.config
         options = config.observability.log
-        self.access = AccessLog(config.service, options.access, query=options.query, logs=logs)
+        self.access = AccessLog(
+            config.service, options.access, query=options.query, repeats=options.most_alike, logs=logs
+        )
         self.proxy = Proxy(
             loop,
             self.compiled.table,

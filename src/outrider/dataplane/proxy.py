@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.cluster import Cluster
 from outrider.dataplane.entropy import ENTROPY
+from outrider.dataplane.policies.context import is_id
 from outrider.dataplane.policies.retry import Retry
 from outrider.dataplane.routing import Route, RouteTable
 from outrider.dataplane.share import Share
@@ -120,7 +121,7 @@ class Proxy:
     def correlation_id(self, call: Call) -> bytes:
         """The correlation id of a request that reaches no route, and so no policy: as it was sent, or a new one."""
         for lower, _, value in call.fields:
-            if lower == self._correlation_header and value:
+            if lower == self._correlation_header and is_id(value):
                 return value
         return self._new_id()
 

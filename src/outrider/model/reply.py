@@ -13,6 +13,9 @@ from http import HTTPStatus
 
 from outrider.model.failure import Failure
 
+# Characters of a failure's sentence that are told: it may quote what somebody has sent.
+_LONGEST_DETAIL = 1000
+
 
 @dataclass(slots=True)
 class Reply:
@@ -39,7 +42,7 @@ def proxy_status(failure: Failure) -> bytes:
     value = f"outrider; error={failure.kind.proxy_error}"
     if failure.endpoint:
         value += f'; next-hop="{failure.endpoint}"'
-    return f"{value}; details={_sf_string(failure.detail)}".encode()
+    return f"{value}; details={_sf_string(failure.detail[:_LONGEST_DETAIL])}".encode()
 
 
 def rescue(
@@ -56,14 +59,15 @@ def rescue(
     """
     kind = failure.kind
     status = kind.status
+    detail = failure.detail if len(failure.detail) <= _LONGEST_DETAIL else f"{failure.detail[:_LONGEST_DETAIL]}..."
     problem: dict[str, object] = {
         "type": f"urn:outrider:{kind.slug}",
         "title": kind.title,
         "status": status,
-        "detail": failure.detail,
+        "detail": detail,
         "instance": f"urn:outrider:call:{correlation_id}" if correlation_id else None,
         "error": kind.code,
-        "message": failure.detail,
+        "message": detail,
         "correlationId": correlation_id,
         "origin": kind.origin.value,
         "service": service,

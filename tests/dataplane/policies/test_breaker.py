@@ -122,6 +122,17 @@ def test_the_rule_can_be_switched_off() -> None:
     assert circuit.state == CLOSED
 
 
+def test_failures_leave_the_window_with_time() -> None:
+    """The number of failures that is shown is that of the window which ends now, also when nothing is called."""
+    circuit = Circuit(window=10.0)
+    circuit.run(FAILURE, 4)
+    assert circuit.breaker.failures == 4
+    circuit.clock.advance(300.0)
+    assert circuit.breaker.failures == 0
+    circuit.run(FAILURE)
+    assert circuit.breaker.failures == 1
+
+
 def test_failures_in_a_row_need_no_haste() -> None:
     """A quiet service whose every call fails is broken too, however long it takes to see."""
     circuit = Circuit()

@@ -35,6 +35,21 @@ def test_the_apps_correlation_id_is_passed_on() -> None:
     assert call.correlation_id == b"from the app/7"
 
 
+@pytest.mark.parametrize("sent", [b"\xff" * 60_000, b"x" * 257, b"caf\xc3\xa9", b"a\tb", b"a\x7fb"])
+def test_an_id_that_cannot_be_shown_is_replaced(sent: bytes) -> None:
+    """Ids are logged, echoed and kept, so one that is too long or not visible ASCII is not taken."""
+    call = make_call(headers={b"x-correlation-id": sent})
+    make_context().admit(call)
+    assert call.correlation_id == b"made-here"
+
+
+def test_a_long_id_is_passed_on() -> None:
+    """256 characters are allowed."""
+    call = make_call(headers={b"x-correlation-id": b"x" * 256})
+    make_context().admit(call)
+    assert call.correlation_id == b"x" * 256
+
+
 @pytest.mark.parametrize("headers", [{}, {b"x-correlation-id": b""}])
 def test_without_one_an_id_is_made(headers: dict[bytes, bytes]) -> None:
     """A missing or empty id is made up here."""

@@ -97,7 +97,7 @@ class _Window:
 
     def add(self, now: float, failed: bool, slow: bool) -> None:
         if now >= self.rotate_at:
-            self._rotate(now)
+            self.rotate(now)
         latest = self.latest
         latest[0] += 1
         self.total += 1
@@ -108,7 +108,8 @@ class _Window:
             latest[2] += 1
             self.slow += 1
 
-    def _rotate(self, now: float) -> None:
+    def rotate(self, now: float) -> None:
+        """Let go of the buckets that are older than the window."""
         steps = int((now - self.rotate_at) / self._width) + 1
         self.rotate_at = now - (now - self.rotate_at) % self._width + self._width
         for _ in range(min(steps, _BUCKETS)):
@@ -324,8 +325,11 @@ class Breaker:
 
     @property
     def failures(self) -> int:
-        """Failures within the window."""
-        return self._window.failed
+        """Failures within the window that ends now."""
+        window, now = self._window, self._clock()
+        if now >= window.rotate_at:
+            window.rotate(now)
+        return window.failed
 
     @property
     def in_a_row(self) -> int:

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 # W3C trace-context §3.2.2. Version ff and all-zero ids are invalid; later versions may append fields.
 _IDS: Final = rb"-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 _WITHOUT_STATE: Final = frozenset((b"tracestate",))
-_TRACEPARENT: Final = re.compile(rb"00%b|(?!ff|00)[0-9a-f]{2}%b(?:-.*)?" % (_IDS, _IDS))
+_TRACEPARENT: Final = re.compile(rb"00%b|(?!ff|00)[0-9a-f]{2}%b(?:-.{0,200})?" % (_IDS, _IDS))
+
+
+# What an id may consist of, and how long it may be, in bytes: it is logged, echoed, and kept while its call lives.
+_VISIBLE: Final = bytes(range(0x20, 0x7F))
+_LONGEST_ID: Final = 256
+
+
+def is_id(value: bytes) -> bool:
+    """Whether a correlation id of the app's is taken: some visible ASCII. Otherwise the call gets one from us."""
+    return 0 < len(value) <= _LONGEST_ID and not value.translate(None, _VISIBLE)
 
 
 class Context:
@@ -35,7 +45,8 @@ class Context:
 
     def admit(self, call: Call) -> None:
         noted = call.noted
-        call.correlation_id = (self._header in noted and noted[self._header]) or self._generate()
+        sent = noted.get(self._header)
+        call.correlation_id = sent if sent is not None and is_id(sent) else self._generate()
         if b"traceparent" in noted and _TRACEPARENT.fullmatch(noted[b"traceparent"]):
             call.traceparent = noted[b"traceparent"]
         else:
