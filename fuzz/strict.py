@@ -41,8 +41,8 @@ NEVER_TRAILERS = HOP_BY_HOP | frozenset(
     )
 )
 
-_REQUEST_LINE = re.compile(rb"([A-Z][A-Z-]*) ([\x21-\x7e]+) HTTP/1\.1")
-_REQUEST_LINE_TOLERANT = re.compile(rb"([A-Z][A-Z-]*) +([\x21-\x7e]+) +HTTP/1\.([01])")
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/1\.1")
+_REQUEST_LINE_TOLERANT = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) +([\x21-\x7e]+) +HTTP/1\.([01])")
 _STATUS_LINE = re.compile(rb"HTTP/1\.(1) ([1-5][0-9]{2}) ([\t\x20-\x7e\x80-\xff]*)")
 _STATUS_LINE_TOLERANT = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9]{2})(?: ([^\r\n]*))?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)")

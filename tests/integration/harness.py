@@ -25,7 +25,7 @@ from outrider.config.load import load
 # No single wait in these tests may take longer, in seconds.
 PATIENCE = 5.0
 
-_REQUEST_LINE = re.compile(rb"([A-Z]+) (\S+) HTTP/1\.1")
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) (\S+) HTTP/1\.1")
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 (\d{3}) ([^\r\n]*)")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*")
 

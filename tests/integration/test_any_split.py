@@ -16,8 +16,10 @@ BODIES = st.one_of(
     st.just(b"GET /user/inner HTTP/1.1\r\nHost: a\r\n\r\n"),
     st.just(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"),
     st.just(b"0\r\n\r\n"),
+    st.just(b"LIST /user/inner HTTP/1.1\r\nHost: a\r\n\r\nLIS"),
     st.integers(2000, 9000).map(lambda size: bytes(range(256)) * (size // 256)),  # more than is kept for a retry
 )
+METHODS = b"GET HEAD POST PUT DELETE PATCH OPTIONS LIST VERSION-CONTROL DESCRIBE GETX G mark^1 SOURCE PUTT".split()
 EXTENSIONS = st.sampled_from((b"", b"", b";a", b";a=b"))
 TRAILERS = st.sampled_from((b"", b"", b"X-T: 1\r\n", b"X-Api-Key: evil\r\nHost: evil\r\n"))
 
@@ -36,7 +38,7 @@ def chunks(draw: st.DrawFn) -> bytes:
 @st.composite
 def requests(draw: st.DrawFn) -> bytes:
     """One valid request."""
-    method = draw(st.sampled_from((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"PATCH", b"OPTIONS")))
+    method = draw(st.sampled_from(METHODS))
     head = method + b" /user/%d HTTP/1.1\r\nHost: app.test\r\n" % draw(st.integers(0, 99))
     head += draw(st.sampled_from((b"", b"X-A: 1\r\n", b"Connection: keep-alive\r\n", b"X-Empty:\r\nX-B:2 \t\r\n")))
     how = draw(st.sampled_from(("none", "length", "chunked", "upgrade")))

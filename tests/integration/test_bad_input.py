@@ -36,7 +36,14 @@ P = b"POST /user/x HTTP/1.1\r\nHost: a\r\n"
 G = b"GET /user/x HTTP/1.1\r\nHost: a\r\n"
 MALFORMED = {
     "garbage": (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", 400),
-    "unknown method": (b"FROBNICATE /user/x HTTP/1.1\r\n" + H + b"\r\n", 400),
+    "method without end": (b"FROBNICATE" * 7, 400),
+    "other protocol": (b"OPTIONS /user/x RTSP/1.0\r\n" + H + b"\r\n", 400),
+    "other protocol and its method": (b"DESCRIBE /user/x RTSP/1.0\r\n" + H + b"\r\n", 400),
+    "other protocol and unknown method": (b"FROBNICATE /user/x RTSP/1.0\r\n" + H + b"\r\n", 400),
+    "ICE": (b"SOURCE /user/x ICE/1.0\r\n" + H + b"\r\n", 400),
+    "separator in the method": (b"GE(T /user/x HTTP/1.1\r\n" + H + b"\r\n", 400),
+    "lower-case trace": (b"trace /user/x HTTP/1.1\r\n" + H + b"\r\n", 400),
+    "mixed case": (b"Post /user/x HTTP/1.1\r\n" + H + b"\r\n", 400),
     "lower-case method": (b"get /user/x HTTP/1.1\r\n" + H + b"\r\n", 400),
     "no version": (b"GET /user/x\r\n" + H + b"\r\n", 505),
     "http/2 preface": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),

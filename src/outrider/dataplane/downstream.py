@@ -23,7 +23,8 @@ from outrider.dataplane.discarding import DISCARDING
 from outrider.dataplane.drive import Drive
 from outrider.dataplane.relocation import readdress, readdressed
 from outrider.dataplane.replay import RequestBody
-from outrider.dataplane.request_head import climbs, names_other_protocol, read_head, wanted_upgrade
+from outrider.dataplane.request_head import climbs, read_head, wanted_upgrade
+from outrider.dataplane.request_parser import CHUNKED, UNKNOWN, RequestParser, names_other_protocol
 from outrider.dataplane.timers import NEVER, TO_THE_END
 from outrider.dataplane.tls import peer_names
 from outrider.dataplane.tunnel import Tunnel
@@ -87,14 +88,12 @@ class Downstream:
         "_dedicated",
         "_drive",
         "_early",
-        "_feed",
         "_feed_size",
         "_head_bytes",
         "_head_since",
         "_idle",
         "_in_head",
         "_incoming",
-        "_line",
         "_linger_buffered",
         "_lingering",
         "_lost",
@@ -136,19 +135,17 @@ class Downstream:
         self._told = False  # it was refused, and is open only to be told so
         self._dedicated = dedicated
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self._parser: Any = None  # from the moment the connection is made: it holds us, we hold it
+        self._parser = cast(RequestParser, None)  # from the moment the connection is made: it holds us, we hold it
         self._incoming: Call | None = None  # the call whose head or body is being read
         self._in_head = False
         self._starting = False
         self._head_bytes = 0  # of feeds after the one in which the head began
-        self._feed = b""  # what the parser is being fed
         self._feed_size = 0
         self._unparsed = b""  # a large read, parsed up to this place:
         self._parsed = 0
         self._parsing = False  # it is being parsed just now
         self._turn_asked = False
         self._pieces: list[bytes] = []  # of the body, out of the present feed
-        self._line = b""  # the earlier pieces of a head that came in several
         self._whole = True  # nothing has come since the end of a message
         self._idle = proxy.limits.downstream_idle_timeout
         self._served = 0  # requests so far
@@ -478,7 +475,7 @@ class Downstream:
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser = RequestParser(self)
         self._drive.tell(self._call_ended)
         secured = transport.get_extra_info("ssl_object")
         if secured is not None:
@@ -577,7 +574,6 @@ class Downstream:
 
     def _parse(self, data: bytes) -> None:
         """Feed the parser, and bound what it has found."""
-        self._feed = data
         self._feed_size = len(data)
         if self._in_head:
             self._head_bytes += self._feed_size
@@ -597,9 +593,7 @@ class Downstream:
             self._behind_upgrade(data, behind_upgrade)
         if self._pieces:
             self._feed_body()
-        self._feed = b""
         if self._in_head:
-            self._line += data
             self._bound_head(self.proxy.limits)
         elif self._stray_bytes > self.proxy.limits.header_bytes + _SLICE and self._awaits_body():
             # Bytes that are not body are chunk extensions or trailers: not passed on, and not without end.
@@ -646,7 +640,6 @@ class Downstream:
         else:
             return
         self._incoming.fields = []
-        self._line = b""
         self._reject(Kind.HEAD_TOO_LARGE, detail)
 
     def eof_received(self) -> bool:
@@ -662,7 +655,7 @@ class Downstream:
             self._tunnel.lost(self)
             self._tunnel = None
         self._hang_up()
-        self._parser = None
+        self._parser = cast(RequestParser, None)
         self.proxy.timers.forget(self)
         self._incoming = None
         self._transport = DISCARDING  # a TLS transport holds a quarter of a MiB of buffers
@@ -738,6 +731,11 @@ class Downstream:
 
     def on_message_begin(self) -> None:
         self._whole = False
+        self._parser.message_begins()
+
+    def head_begins_again(self) -> None:
+        """What has been read of a head is read once more, as the parser did not know its method."""
+        self._in_head = False
 
     def on_url(self, url: bytes) -> None:
         if self._in_head:
@@ -761,18 +759,19 @@ class Downstream:
             self._skip_head = False
             return
         call = self._incoming
+        parser = self._parser
         if self._deaf or call is None:
+            parser.head_ends(UNKNOWN)
             return
         self._in_head = False
-        call.method = self._parser.get_method()
+        call.method = parser.get_method()
         may_be_large = bool(self._head_bytes) or self._feed_size > self.proxy.limits.header_bytes
-        failure = read_head(call, self._parser.get_http_version(), self.proxy, may_be_large)
-        self._upgrading = (b"upgrade" in call.noted or call.method == b"CONNECT") and self._parser.should_upgrade()
+        failure = read_head(call, parser.get_http_version(), self.proxy, may_be_large)
+        self._upgrading = (b"upgrade" in call.noted or call.method == b"CONNECT") and parser.should_upgrade()
         self._served += 1
-        head = self._line + self._feed
-        if failure is None and names_other_protocol(call.target, head):
+        if failure is None and names_other_protocol(parser.head):
             failure = Failure(Kind.BAD_REQUEST, "the request line is not one of HTTP/1.1")
-        self._line = b""
+        parser.head_ends(UNKNOWN if failure is not None else CHUNKED if call.chunked else call.length or 0)
         if call.method == b"CONNECT":
             call.keep_alive = False
             self._deaf = True
@@ -806,6 +805,7 @@ class Downstream:
         if self._pieces:
             self._feed_body()
         self._whole = True
+        self._parser.message_ends()
         call = self._incoming
         if call is not None and call.body is not None and not self._upgrading:
             call.body.finish()
@@ -871,7 +871,7 @@ class Downstream:
         call = self._incoming
         if self._until_switch and call is not None and call.body is not None:
             self._upgrading = False
-            self._parser = self._parser_for_body(call)
+            self._read_body_anew(call)
             self._before_switch(data[end:])
         elif not self._deaf:
             self._ignore_upgrades(data[end:])
@@ -884,7 +884,6 @@ class Downstream:
         the target has answered."""
         body = data[: self._until_switch]
         self._until_switch -= len(body)
-        self._feed = body
         if body:
             self._parser.feed_data(body)
         if not self._until_switch:
@@ -892,13 +891,13 @@ class Downstream:
             if len(data) > len(body):
                 self._behind_a_switch(data[len(body) :])
 
-    def _parser_for_body(self, call: Call) -> Any:
-        """A parser that stands behind the head of this call, and knows how its body is framed."""
-        parser = httptools.HttpRequestParser(self)
+    def _read_body_anew(self, call: Call) -> None:
+        """Go on with a parser that stands behind the head of this call, and knows how its body is framed."""
+        self._parser = RequestParser(self)
         self._skip_head = True
         framing = b"transfer-encoding: chunked" if call.chunked else b"content-length: %d" % (call.length or 0)
-        parser.feed_data(b"POST / HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n" % framing)
-        return parser
+        self._parser.feed_data(b"POST / HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n" % framing)
+        self._parser.head_ends(CHUNKED if call.chunked else call.length or 0)
 
     def _ignore_upgrades(self, rest: bytes) -> None:
         """An `Upgrade` is not taken up, which RFC 9110 §7.8 allows. The parser stops behind such a head, so a new
@@ -908,10 +907,9 @@ class Downstream:
             call = self._incoming
             try:
                 if call is not None and call.body is not None:
-                    self._parser = self._parser_for_body(call)
+                    self._read_body_anew(call)
                 else:
-                    self._parser = httptools.HttpRequestParser(self)
-                self._feed = rest
+                    self._parser = RequestParser(self)
                 if rest:
                     self._parser.feed_data(rest)
                 return

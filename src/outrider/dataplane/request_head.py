@@ -94,14 +94,6 @@ def climbs(path: bytes) -> bool:
     return _CLIMBS.search(path.partition(b"?")[0]) is not None
 
 
-def names_other_protocol(target: bytes, head: bytes) -> bool:
-    """Whether a request line says RTSP or ICE, which the parser takes for HTTP. `head` is what it was read from."""
-    # `find`, because `in` raises and swallows an exception before it looks for more than one byte.
-    if head.find(b" RTSP/") < 0 and head.find(b" ICE/") < 0:
-        return False
-    return re.search(re.escape(target) + rb" +(?:RTSP|ICE)/", head) is not None
-
-
 def wanted_upgrade(call: Call) -> bytes:
     """The protocols that a request asks to switch to and that may be passed on; empty if none.
 
