@@ -24,6 +24,7 @@ from tests.integration.harness import (
     request,
     response,
     sidecar,
+    slow,
     whole_config,
 )
 from tests.integration.processes import PROCESS_PATIENCE, SOURCE, Process, running
@@ -232,6 +233,47 @@ async def test_a_signal_before_anything_is_open_ends_it(tmp_path: Path) -> None:
     async with asyncio.timeout(PROCESS_PATIENCE):
         text, _ = await process.communicate()
     assert (process.returncode, text) == (0, b"")
+
+
+GUARDED = "services: {{ user: 'http://127.0.0.1:9' }}\ninbound: {{ listen: '127.0.0.1:0', app: '{}', protect: [] }}"
+
+
+async def test_idle_callers_do_not_hold_a_drain(tmp_path: Path) -> None:
+    """Connections of callers from outside that are idle for a second are closed in an orderly way; one that is used
+    meanwhile gets its answer, with `Connection: close`. The drain ends long before its limit."""
+    async with Target(slow(0.3)) as app, sidecar(tmp_path, GUARDED.format(app.url)) as proxy:
+        port = proxy.app.ports["inbound.listen"]
+        async with Client(port) as idle, Client(port) as silent, Client(port) as used:
+            assert (await idle.call(get("/x"))).status == 200
+            began = monotonic()
+            draining = asyncio.create_task(proxy.app.listener.drain(20.0))
+            await asyncio.sleep(0.3)
+            answer = await used.call(get("/y"))
+            assert (answer.status, answer.get("connection")) == (200, "close")
+            assert [await one.end() for one in (idle, silent, used)] == ["eof"] * 3
+            assert await draining
+            assert 1 <= monotonic() - began < 5
+
+
+async def test_the_apps_idle_connections_are_kept_through_a_drain(tmp_path: Path) -> None:
+    """The app may still need us for its last answers: its connections stay open for as long as the drain may last."""
+    async with Target(plain()) as target, sidecar(tmp_path, f"services: {{ user: '{target.url}' }}") as proxy:
+        async with Client(proxy.port) as client:
+            assert (await client.call(get("/user/x"))).status == 200
+            draining = asyncio.create_task(proxy.app.listener.drain(1.5))
+            await asyncio.sleep(1.3)
+            assert (await client.call(get("/user/y"))).get("connection") == "close"
+            assert await draining
+
+
+async def test_what_is_idle_at_the_end_is_not_reset(tmp_path: Path) -> None:
+    """At the limit of a drain, a connection on which nothing is under way ends in an orderly way."""
+    async with Target(plain()) as target, sidecar(tmp_path, f"services: {{ user: '{target.url}' }}") as proxy:
+        async with Client(proxy.port) as client:
+            assert (await client.call(get("/user/x"))).status == 200
+            assert await proxy.app.listener.drain(0.05)
+            proxy.app.listener.close()
+            assert await client.end() == "eof"
 
 
 async def test_too_few_descriptors_are_an_error(tmp_path: Path) -> None:

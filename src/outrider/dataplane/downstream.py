@@ -218,6 +218,23 @@ class Downstream:
             self._peer_address = address.removeprefix("::ffff:").partition("%")[0].encode()
         return self._peer_address
 
+    @property
+    def inbound(self) -> bool:
+        """Whether it comes from outside, to the guard."""
+        return self._dedicated is not None and self._dedicated.default.inbound
+
+    @property
+    def idle(self) -> int:
+        """How many requests it has served, if it waits for the next one; -1 if there is anything under way."""
+        busy = self._active is not None or self._queue or self._in_head or self._starting or self._tunnel is not None
+        if busy or self._deaf or not (self._whole or self._incoming is None):
+            return -1
+        return self._served
+
+    def close_idle(self) -> None:
+        """End a connection that waits for the next request, in an orderly way."""
+        self._close_politely()
+
     def _call_ended(self) -> None:
         call = self._active
         assert call is not None

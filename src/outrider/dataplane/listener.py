@@ -176,14 +176,17 @@ class Listener:
 
         The listeners stay open: the app beside us is shutting down too, and may still need us for its last
         answers. So by default we stay until its connections are gone and stay gone for a moment;
-        `leave_when_idle` only waits for the calls in flight.
+        `leave_when_idle` only waits for the calls in flight. Callers of the guard are elsewhere, and may keep an idle
+        connection for ever: theirs is closed when it has been idle for that moment.
         """
         proxy = self._proxy
         proxy.draining = True
         end = monotonic() + limit
         quiet_since = monotonic()
+        idle: dict[Downstream, tuple[int, float]] = {}
         while monotonic() < end:
             now = monotonic()
+            idle = self._let_callers_go(idle, now)
             if self.leave_when_idle and not proxy.in_flight:
                 return True
             if proxy.in_flight or proxy.connections:
@@ -193,10 +196,29 @@ class Listener:
             await asyncio.sleep(_LOOK)
         return not proxy.in_flight
 
+    def _let_callers_go(
+        self, idle: dict[Downstream, tuple[int, float]], now: float
+    ) -> dict[Downstream, tuple[int, float]]:
+        """Close connections of callers that have been idle long enough. `idle` and the result are those that are, with
+        the number of their requests, and since when."""
+        found: dict[Downstream, tuple[int, float]] = {}
+        for connection in [one for one in self._proxy.connections if one.inbound and one.idle >= 0]:
+            served, since = idle.get(connection, (-1, now))
+            if served != connection.idle:
+                since = now
+            if now - since >= _QUIET:
+                connection.close_idle()
+            else:
+                found[connection] = connection.idle, since
+        return found
+
     def close(self) -> None:
-        """Stop accepting, and cut what is left."""
+        """Stop accepting, and cut what is left; what is idle ends in an orderly way."""
         for door in self.doors:
             door.close()
         for connection in list(self._proxy.connections):
-            connection.abort()
+            if connection.idle >= 0:
+                connection.leave()
+            else:
+                connection.abort()
         self._proxy.timers.close()
