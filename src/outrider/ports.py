@@ -44,7 +44,9 @@ def _wanted(resolved: Resolved) -> list[tuple[str, tuple[str, int]]]:
 def _bind(key: str, address: tuple[str, int]) -> socket.socket:
     family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
     try:
-        bound = socket.create_server(address, family=family, backlog=_BACKLOG)
+        # [::] is every address, of both families, as it is for most programs; one IPv6 address is just that.
+        both = address[0] == "::" and socket.has_dualstack_ipv6()
+        bound = socket.create_server(address, family=family, backlog=_BACKLOG, dualstack_ipv6=both)
     except OSError as error:
         saying = _SAYINGS.get(error.errno or 0) or (
             "is not a known host" if isinstance(error, socket.gaierror) else str(error.strerror or error)

@@ -32,11 +32,46 @@ def fail(message: str, hint: str = "") -> PydanticCustomError:
 
 
 def listen(value: Any) -> Any:
+    """An address to listen on, `HOST:PORT`: a name, an IPv4 address, or an IPv6 address in brackets."""
     text = str(value)
     host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
-        raise fail(f"expected HOST:PORT like 127.0.0.1:4100, got {text}")
+    if not colon or not host or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        hint = f"write 127.0.0.1:{text.lstrip(':')}" if re.fullmatch(r":?[0-9]{1,5}", text) else _listen_hint(text)
+        raise fail(f"expected HOST:PORT like 127.0.0.1:4100, got {text}", hint)
+    if not _is_host(host):
+        raise fail(f"expected HOST:PORT like 127.0.0.1:4100, got {text}", _listen_hint(text))
     return host.strip("[]"), int(port)
+
+
+_NAME = re.compile(r"[0-9A-Za-z_]([0-9A-Za-z_.-]*[0-9A-Za-z_.])?")  # RFC 1123 section 2.1, and the underscores of Compose
+
+
+def _is_host(text: str) -> bool:
+    if text.startswith("["):
+        return text.endswith("]") and _is_address(text[1:-1], 6)
+    return _is_address(text, 4) if re.fullmatch(r"[0-9.]+", text) else bool(_NAME.fullmatch(text))
+
+
+def _is_address(text: str, version: int) -> bool:
+    try:
+        return ip_address(text).version == version
+    except ValueError:
+        return False
+
+
+def _listen_hint(text: str) -> str:
+    """The remedy for some things that other programs take."""
+    if text.startswith("unix:") or "/" in text.partition("://")[2].rstrip("/") or text.startswith("/"):
+        return "it listens on TCP ports only; on 127.0.0.1 it is reached from this machine or pod alone"
+    if "://" in text:
+        rest = text.partition("://")[2].rstrip("/")
+        return f"leave the scheme out: {rest}" if ":" in rest else f"leave the scheme out and add a port: {rest}:4100"
+    if text.startswith("*:"):
+        return f"write 0.0.0.0{text[1:]} for every IPv4 address, or [::]{text[1:]} for every address"
+    address, _, port = text.rpartition(":")
+    if _is_address(address, 6):
+        return f"put an IPv6 address in brackets: [{address}]:{port}"
+    return f"put an IPv6 address in brackets: [{text}]:4100" if _is_address(text, 6) else ""
 
 
 def url(value: Any) -> Any:

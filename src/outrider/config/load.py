@@ -16,11 +16,11 @@ from outrider.config.problems import Mark, Problem, did_you_mean, in_order
 from outrider.config.redaction import is_secret_key, secrets_written_down
 from outrider.config.resolve import Resolved, resolve
 from outrider.config.schema import Config
+from outrider.config.search import SEARCH, files_in, places
 from outrider.config.source import Document, KeyPath, Unresolved, read_file, read_text
 from outrider.errors import ConfigError
 
 _MAX_ROUNDS = 6
-SEARCH = ("outrider.yaml", "/etc/outrider/outrider.yaml")
 
 
 def load(
@@ -36,9 +36,9 @@ def load(
     key=value with dotted keys; later ones win. Raises ConfigError with every problem if there is an error.
     """
     environment = os.environ if environment is None else environment
-    places = _find(paths, environment, bool(services))
-    files = [file for place in places for file in _expand(place)]
-    document = _read_all(files, {place for place in places if place.is_dir()}, environment)
+    found = _find(paths, environment, bool(services))
+    files = [file for place in found for file in _expand(place)]
+    document = _read_all(files, {place for place in found if place.is_dir()}, environment)
     named: set[str] = set()
     for flag in services:
         name, equals, url = flag.partition("=")
@@ -61,16 +61,11 @@ def load(
 
 def _find(paths: Sequence[str], environment: Mapping[str, str], optional: bool) -> list[Path]:
     """The files and folders to read: what is given, or OUTRIDER_CONFIG, or the first of the usual places."""
-    given = list(paths) or [path for path in environment.get("OUTRIDER_CONFIG", "").split(os.pathsep) if path]
-    if given:
-        return [Path(path) for path in given]
-    for path in SEARCH:
-        if Path(path).is_file():
-            return [Path(path)]
-    if optional:
-        return []
-    places = ", ".join(SEARCH)
-    message = f"no configuration found: tried -c, OUTRIDER_CONFIG, {places}"
+    found = places(paths, environment)
+    if found or optional:
+        return found
+    tried = ", ".join(SEARCH)
+    message = f"no configuration found: tried -c, OUTRIDER_CONFIG, {tried}"
     raise ConfigError(
         [Problem(Mark("outrider.yaml", 0, 0), "", message, "give one with -c FILE or --service NAME=URL")]
     )
@@ -79,13 +74,7 @@ def _find(paths: Sequence[str], environment: Mapping[str, str], optional: bool) 
 def _expand(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    # Dotfiles are backups of editors, or the inside of a mounted ConfigMap. A link that leads nowhere stays in the
-    # list: reading it tells that.
-    files = sorted(
-        file
-        for file in path.iterdir()
-        if file.suffix in (".yaml", ".yml") and not file.name.startswith(".") and not file.is_dir()
-    )
+    files = files_in(path)
     if not files:
         message = "there is no .yaml file in this directory"
         raise ConfigError([Problem(Mark(str(path), 0, 0), "", message, "give a file, or put one there")])

@@ -31,6 +31,7 @@ _TRUE, _FALSE = frozenset(("true", "True", "TRUE")), frozenset(("false", "False"
 _YAML11_BOOL = re.compile(r"(?:y|yes|on|n|no|off)", re.IGNORECASE)
 _YAML11_NUMBER = re.compile(r"[-+]?0[0-7_]*[0-7]|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_MOST_DIGITS = 40  # of a number; longer ones stay text, as Python refuses to read thousands of digits
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?")
 
 
@@ -261,7 +262,7 @@ def typed(text: str) -> Any:
         return True
     if text in _FALSE:
         return False
-    if _INT.fullmatch(text):
+    if _INT.fullmatch(text) and len(text) <= _MOST_DIGITS:
         return int(text)
     return float(text) if _FLOAT.fullmatch(text) else text
 
