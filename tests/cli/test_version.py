@@ -11,9 +11,10 @@ from outrider import __version__
 from outrider.cli.verbs import cli
 
 
-def test_version() -> None:
-    """The version is that of the package."""
-    result = CliRunner().invoke(cli, ["version"])
+@pytest.mark.parametrize("word", ["version", "--version"])
+def test_version(word: str) -> None:
+    """The version is that of the package, as a verb and as an option."""
+    result = CliRunner().invoke(cli, [word])
     assert (result.exit_code, result.stdout) == (0, f"outrider {__version__}\n")
 
 

@@ -18,9 +18,9 @@ ACCEPTED = b"HTTP/1.1 202 Accepted\r\nContent-Length: 9\r\n\r\ndraining\n"
 FORBIDDEN = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 13\r\n\r\nunauthorized\n"
 
 
-def outrider(*words: str) -> subprocess.CompletedProcess[str]:
+def outrider(*words: str, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "outrider", *words]
-    return subprocess.run(command, capture_output=True, text=True, timeout=20)
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, cwd=folder)
 
 
 def test_ready_is_0() -> None:
@@ -67,12 +67,20 @@ def test_signals_reach_the_command(tmp_path: Path) -> None:
             assert waiting.wait(10) == 143
 
 
-def test_a_command_that_is_not_there_is_said() -> None:
-    """One line, exit code 2."""
-    with answering(OK) as (address, _):
-        done = outrider("wait", "--address", address, "--", "no-such-command")
-    assert done.returncode == 2
-    assert "cannot run no-such-command" in done.stderr
+@pytest.mark.parametrize(("command", "code"), [("no-such-command", 127), ("./not-executable", 126), ("/", 126)])
+@pytest.mark.parametrize("shutdown", [False, True])
+def test_a_command_that_cannot_be_run_is_said(tmp_path: Path, command: str, code: int, shutdown: bool) -> None:
+    """One line, and the exit code that a shell has for it. With --shutdown the sidecar is stopped all the same: nothing
+    else would stop it."""
+    (tmp_path / "not-executable").write_text("")
+    with answering(OK) as (address, _), answering(ACCEPTED) as (admin, asked):
+        more = ("--shutdown", "--admin", admin) if shutdown else ()
+        done = outrider("wait", "--address", address, *more, "--", command, folder=tmp_path)
+        if not shutdown:
+            outrider("drain", "--admin", admin)  # so that the server there ends
+    assert done.returncode == code
+    assert f"cannot run {command}" in done.stderr
+    assert asked[0].startswith(b"POST /-/quit" if shutdown else b"POST /-/drain")
 
 
 @pytest.mark.parametrize("words", [["--shutdown"], ["--timeout", "5"], ["--address", "nowhere"]])

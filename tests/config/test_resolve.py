@@ -503,3 +503,32 @@ def test_own_address_in_a_list_in_short(tmp_path: Path) -> None:
     """The URL of a list is pointed at in the short form, too."""
     text = "listen: 127.0.0.1:80\nservices:\n  user: [http://h:1, http://127.0.0.1]"
     assert [line.partition(" ")[0] for line in complaints(tmp_path, text)] == ["4:22"]
+
+
+@pytest.mark.parametrize(
+    ("listen", "remedy"),
+    [
+        ("http://127.0.0.1:4100", "leave the scheme out: 127.0.0.1:4100"),
+        ("http://localhost", "leave the scheme out and add a port: localhost:4100"),
+        ("'*:4100'", "write 0.0.0.0:4100 for every IPv4 address, or [::]:4100 for every address"),
+        ("unix:/x:1", "it listens on TCP ports only"),
+        ("'::1:4100'", "put an IPv6 address in brackets: [::1]:4100"),
+        ("':4100'", "write 127.0.0.1:4100"),
+    ],
+)
+def test_a_listen_of_other_programs_has_a_remedy(tmp_path: Path, listen: str, remedy: str) -> None:
+    """What nginx, Go or Docker would take is refused with what to write instead."""
+    (tmp_path / "outrider.yaml").write_text(f"service: x\nlisten: {listen}\n{USER}")
+    with pytest.raises(ConfigError) as caught:
+        load([str(tmp_path / "outrider.yaml")], environment={})
+    (problem,) = caught.value.problems
+    assert problem.hint.startswith(remedy)
+
+
+@pytest.mark.parametrize(
+    ("digits", "why"), [(5, "input should be less than or equal to 64"), (5000, "expected a whole number")]
+)
+def test_a_number_without_end_is_a_complaint(tmp_path: Path, digits: int, why: str) -> None:
+    """Thousands of digits are no number, and no traceback."""
+    (complaint,) = complaints(tmp_path, f"workers: {'9' * digits}\n{USER}")
+    assert complaint.startswith(f"2:10 {why}, got 999")

@@ -160,6 +160,24 @@ async def test_the_earlier_way_of_naming_wins(outrider: Outrider) -> None:
     assert other.seen[0].path == "/user/x"
 
 
+@pytest.mark.parametrize(
+    ("asked", "got"),
+    [
+        ("/user", "/echo"),
+        ("/user?n=1", "/echo?n=1"),
+        ("/user/", "/echo/"),
+        ("/user/?n=1", "/echo/?n=1"),
+        ("/user/x", "/echo/x"),
+        ("http://127.0.0.1/user", "/echo"),
+    ],
+)
+async def test_the_name_alone_is_the_path_of_its_url(outrider: Outrider, asked: str, got: str) -> None:
+    """Without a slash behind the name of the service there is none behind the path of its URL: they are two things."""
+    async with Target(plain()) as target, outrider(f"services: {{ user: '{target.url}/echo' }}") as proxy:
+        assert (await exchange(proxy.port, get(asked))).status == 200
+        assert target.seen[0].path == got
+
+
 @pytest.mark.parametrize("path", ["/user/a%2Fb/../c;d=1/%zz?x=%20&y=%C3%A9", "/user//double", "/user/a+b?", "/user/*"])
 async def test_the_path_is_never_normalised(outrider: Outrider, path: str) -> None:
     """The target gets the path as the app wrote it, less the prefix."""

@@ -316,3 +316,12 @@ async def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
             _, text = await process.communicate()
     assert process.returncode == 1
     assert text.decode() == f"outrider: listen: 127.0.0.1:{port} is already in use by another process\n"
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+async def test_every_address_is_both_families(tmp_path: Path) -> None:
+    """`[::]` is reached over IPv4 as well, as is usual."""
+    async with Target(plain()) as target:
+        text = f"listen: '[::]:0'\nservices: {{ user: '{target.url}' }}"
+        async with sidecar(tmp_path, text) as proxy:
+            assert (await exchange(proxy.port, get("/user/x", "Connection: close"))).status == 200

@@ -9,13 +9,13 @@ from urllib.parse import quote
 
 import click
 
-from outrider.cli.options import admin_option, asked
+from outrider.cli.options import admin_port, asked
 
 
 @click.command(name="circuits")
 @click.argument("action", type=click.Choice(["list", "open", "close", "reset"]), default="list")
 @click.argument("name", required=False)
-@admin_option
+@admin_port
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def command(action: str, name: str | None, admin: str, as_json: bool) -> None:
     """Show the circuits, or hold one by hand.

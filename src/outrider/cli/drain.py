@@ -7,11 +7,12 @@ import sys
 import click
 
 from outrider.cli.health import ask
+from outrider.cli.options import admin_port
 from outrider.errors import EXIT_FAILED
 
 
 @click.command(name="drain")
-@click.option("--admin", default="127.0.0.1:4101", show_default=True, help="The admin port.")
+@admin_port
 def command(admin: str) -> None:
     """Drain a running sidecar: readiness turns 503, calls in flight and the app's last ones are finished, then it
     ends. A token of the admin port is taken from OUTRIDER_ADMIN_TOKEN."""

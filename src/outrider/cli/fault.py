@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from typing import Any
+from urllib.parse import quote
 
 import click
+from click.core import ParameterSource
 
-from outrider.cli.options import admin_option, asked
+from outrider.cli.options import admin_port, asked
 
 
 @click.command(name="fault")
@@ -23,18 +25,24 @@ from outrider.cli.options import admin_option, asked
 @click.option("--probability", default="100%", show_default=True, metavar="SHARE", help="Of so many requests.")
 @click.option("--for", "lasts", default="60s", show_default=True, metavar="DURATION", help="For so long.")
 @click.option("--clear", is_flag=True, help="End the faults of this service, or all.")
-@admin_option
+@admin_port
 def command(service: str | None, admin: str, clear: bool, probability: str, lasts: str, **kinds: Any) -> None:
     """Make SERVICE fail on purpose, as its callers through this sidecar see it; without options, show the faults.
 
     Only where the configuration says `admin: { allow_faults: true }`. Faults end by themselves.
     """
+    orders = [_order(kind, value) for kind, value in kinds.items() if value not in (None, False)]
+    given = click.get_current_context().get_parameter_source
+    details = [f"--{name}" for name, key in _DETAILS.items() if given(key) is ParameterSource.COMMANDLINE]
+    if details and not orders:
+        raise click.UsageError(f"{details[0]} says more about a fault, but there is none: add {_KINDS} or another")
+    if clear and orders:
+        raise click.UsageError("--clear ends faults; it cannot begin one")
     if clear:
-        path = f"/api/v1/faults?service={service}" if service else "/api/v1/faults"
+        path = f"/api/v1/faults?service={quote(service, safe='')}" if service else "/api/v1/faults"
         answer = asked(admin, path, method="DELETE")
         click.echo(f"{sum(page['ended'] for page in _pages(answer))} faults ended")
         return
-    orders = [_order(kind, value) for kind, value in kinds.items() if value not in (None, False)]
     if orders and service is None:
         raise click.UsageError("say which service is to fail")
     for order in orders:
@@ -50,6 +58,10 @@ def command(service: str | None, admin: str, clear: bool, probability: str, last
     if not shown:
         click.echo("no faults", err=True)
         sys.exit(0)
+
+
+_DETAILS = {"for": "lasts", "probability": "probability"}
+_KINDS = "--latency, --status, --reset"
 
 
 def _order(kind: str, value: Any) -> dict[str, Any]:

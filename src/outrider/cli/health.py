@@ -8,24 +8,44 @@ import socket
 import sys
 from typing import Any
 
+from outrider.cli.ports import PortError, port_of
+
 _TIMEOUT = 2.0
 
 
 def main(arguments: list[str]) -> int:
     """Exit code 0 if /readyz (or the path given) answers 200, 1 if not."""
     parser = argparse.ArgumentParser(prog="outrider health", description="Ask a running sidecar whether it is ready.")
-    parser.add_argument("--address", default="127.0.0.1:4102", help="the telemetry port (default %(default)s)")
+    add_address(parser)
     parser.add_argument("--path", default="/readyz", help="what to ask (default %(default)s)")
     options = parser.parse_args(arguments)
+    address = address_of(parser, options)
     try:
-        status, text = ask(options.address, options.path)
+        status, text = ask(address, options.path)
     except ValueError as error:
         parser.error(f"--address {error}")
     except OSError as error:
-        sys.stderr.write(f"outrider: no answer from {options.address}: {error.strerror or error}\n")
+        sys.stderr.write(f"outrider: no answer from {address}: {error.strerror or error}\n")
         return 1
     sys.stdout.write(f"{text}\n")
     return 0 if status == 200 else 1
+
+
+def add_address(parser: argparse.ArgumentParser) -> None:
+    """`--address` and `-c`: which sidecar is meant."""
+    usual = "the telemetry port; without it, the one in the configuration"
+    parser.add_argument("--address", metavar="HOST:PORT", help=usual)
+    parser.add_argument(
+        "-c", "--config", action="append", default=[], metavar="FILE|DIR", help="the sidecar's configuration"
+    )
+
+
+def address_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
+    """The address of the telemetry port that the options mean."""
+    try:
+        return options.address or port_of("telemetry", options.config)
+    except PortError as error:
+        parser.error(str(error))
 
 
 def ask(address: str, path: str, *, method: str = "GET", body: str = "") -> tuple[int, str]:

@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from outrider.cli.options import admin_option, asked
+from outrider.cli.options import admin_port, asked
 
 
 @click.command(name="keys")
 @click.argument("action", type=click.Choice(["status", "rotate"]), default="status")
-@admin_option
+@admin_port
 def command(action: str, admin: str) -> None:
     """Show the secrets by name, never by value: where they come from, how old they are, and who still wants an old one.
 

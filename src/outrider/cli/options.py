@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
 from outrider.cli.health import ask
-from outrider.errors import EXIT_FAILED
+from outrider.cli.ports import PortError, port_of
+from outrider.errors import EXIT_FAILED, EXIT_USAGE
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,7 +28,25 @@ def configuration(function: F) -> F:
     return function
 
 
-admin_option = click.option("--admin", default="127.0.0.1:4101", show_default=True, help="The admin port.")
+def admin_port(function: F) -> F:
+    """`--admin` and `-c`: which sidecar is meant. The function gets the address of its admin port as `admin`."""
+
+    @functools.wraps(function)
+    def command(*arguments: Any, admin: str | None, paths: tuple[str, ...], **others: Any) -> Any:
+        try:
+            address = admin or port_of("admin", paths)
+        except PortError as error:
+            click.echo(f"outrider: {error}", err=True)
+            sys.exit(EXIT_USAGE)
+        return function(*arguments, admin=address, **others)
+
+    usual = "The admin port; without it, the one in the configuration."
+    for option in (
+        click.option("--admin", metavar="HOST:PORT", help=usual),
+        click.option("-c", "--config", "paths", multiple=True, metavar="FILE|DIR", help="The sidecar's configuration."),
+    ):
+        command = option(command)
+    return cast(F, command)
 
 
 def asked(admin: str, path: str, *, method: str = "GET", body: str = "") -> dict[str, Any]:

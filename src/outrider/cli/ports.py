@@ -14,7 +14,7 @@ from typing import Any
 # The address of each port unless the configuration says otherwise (`config/schema.py`).
 _USUAL = {"telemetry": "127.0.0.1:4102", "admin": "127.0.0.1:4101"}
 # Every address of this machine, and how to reach one of them.
-_ANY = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 # nothing is bound here
+_ANY = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # nothing is bound here
 _LARGEST = 1 << 22
 
 
@@ -62,4 +62,3 @@ def _listen(file: Path, key: str) -> str | None:
         return interpolate(listen, os.environ)
     except ValueError as error:
         raise PortError(f"{file}: {key}.listen: {error}") from None
-

@@ -6,6 +6,8 @@ import importlib
 
 import click
 
+from outrider import __version__
+
 _VERBS = {
     "run": "Run the sidecar.",
     "check": "Check a configuration: every problem, with its line and a remedy.",
@@ -40,5 +42,6 @@ class _Verbs(click.Group):
 
 
 @click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="outrider", message="%(prog)s %(version)s")
 def cli() -> None:
     """Outrider: a resilience sidecar proxy. Your code calls localhost; Outrider does the rest."""

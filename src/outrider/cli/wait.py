@@ -8,13 +8,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
-from outrider.cli.health import ask
-from outrider.errors import EXIT_FAILED, EXIT_OK, EXIT_USAGE
+from outrider.cli.health import add_address, address_of, ask
+from outrider.cli.ports import PortError, port_of
+from outrider.errors import EXIT_FAILED, EXIT_OK
 from outrider.model.units import parse_duration
 
 _PAUSE = 0.1
+# Exit codes of shells (POSIX.1-2024, Shell Command Language 2.8.2).
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
@@ -24,10 +28,10 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="outrider wait",
         description="Wait until the sidecar is ready, then run a command.",
-        usage="outrider wait [--address HOST:PORT] [--timeout 60s] [--shutdown] [-- COMMAND ...]",
+        usage="outrider wait [--address HOST:PORT] [-c FILE] [--timeout 60s] [--shutdown] [-- COMMAND ...]",
     )
-    parser.add_argument("--address", default="127.0.0.1:4102", help="the telemetry port (default %(default)s)")
-    parser.add_argument("--admin", default="127.0.0.1:4101", help="the admin port, for --shutdown")
+    add_address(parser)
+    parser.add_argument("--admin", metavar="HOST:PORT", help="the admin port, for --shutdown")
     parser.add_argument("--timeout", default="60s", help="how long to wait (default %(default)s)")
     parser.add_argument("--shutdown", action="store_true", help="stop the sidecar when the command has ended")
     mine, command = _split(arguments)
@@ -38,20 +42,34 @@ def main(arguments: list[str]) -> int:
         parser.error(f"--timeout: {error}")
     if options.shutdown and not command:
         parser.error("--shutdown needs a command: outrider wait --shutdown -- COMMAND")
+    address = address_of(parser, options)
+    admin = _admin_of(parser, options) if options.shutdown else ""
     try:
-        if not until_ready(options.address, timeout):
+        if not until_ready(address, timeout):
             return EXIT_FAILED
     except ValueError as error:
         parser.error(f"--address {error}")
     if not command:
         return EXIT_OK
+    if options.shutdown:
+        return _run_then_stop(command, admin)
     try:
-        if options.shutdown:
-            return _run_then_stop(command, options.admin)
         os.execvp(command[0], command)  # noqa: S606 # this is what the verb is for
     except OSError as error:
-        sys.stderr.write(f"outrider: cannot run {command[0]}: {error.strerror}\n")
-        return EXIT_USAGE
+        return _cannot_run(command, error)
+
+
+def _cannot_run(command: list[str], error: OSError) -> int:
+    """Say so; returns the exit code that a shell has for it."""
+    sys.stderr.write(f"outrider: cannot run {command[0]}: {error.strerror}\n")
+    return _NOT_FOUND if isinstance(error, FileNotFoundError) else _NOT_EXECUTABLE
+
+
+def _admin_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> str:
+    try:
+        return options.admin or port_of("admin", options.config)
+    except PortError as error:
+        parser.error(str(error))
 
 
 def until_ready(address: str, timeout: float) -> bool:
@@ -82,10 +100,19 @@ def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
 def _run_then_stop(command: list[str], admin: str) -> int:
     """Run the command, pass signals on to it, and tell the sidecar to stop when it has ended. A token of the admin port
     is taken from OUTRIDER_ADMIN_TOKEN."""
-    child = subprocess.Popen(command)  # noqa: S603 # this is what the verb is for
+    early: list[int] = []
+    pass_on: Callable[[int], None] = early.append
     for number in _PASSED_ON:
-        signal.signal(number, lambda received, _: child.send_signal(received))
-    code = child.wait()
+        signal.signal(number, lambda received, _: pass_on(received))
+    try:
+        child = subprocess.Popen(command)  # noqa: S603 # this is what the verb is for
+    except OSError as error:
+        code = _cannot_run(command, error)
+    else:
+        pass_on = child.send_signal
+        for early_number in early:
+            child.send_signal(early_number)
+        code = child.wait()
     try:
         status, text = ask(admin, "/-/quit", method="POST")
         if status != 202:

@@ -43,7 +43,7 @@ def listen(value: Any) -> Any:
     return host.strip("[]"), int(port)
 
 
-_NAME = re.compile(r"[0-9A-Za-z_]([0-9A-Za-z_.-]*[0-9A-Za-z_.])?")  # RFC 1123 section 2.1, and the underscores of Compose
+_NAME = re.compile(r"[0-9A-Za-z_]([0-9A-Za-z_.-]*[0-9A-Za-z_.])?")
 
 
 def _is_host(text: str) -> bool:
@@ -61,7 +61,7 @@ def _is_address(text: str, version: int) -> bool:
 
 def _listen_hint(text: str) -> str:
     """The remedy for some things that other programs take."""
-    if text.startswith("unix:") or "/" in text.partition("://")[2].rstrip("/") or text.startswith("/"):
+    if text.startswith(("unix:", "/")) or "/" in text.partition("://")[2].rstrip("/"):
         return "it listens on TCP ports only; on 127.0.0.1 it is reached from this machine or pod alone"
     if "://" in text:
         rest = text.partition("://")[2].rstrip("/")

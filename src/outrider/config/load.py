@@ -252,6 +252,7 @@ _PLAIN = {
     "bool_type": "expected true or false",
     "int_type": "expected a whole number",
     "int_parsing": "expected a whole number",
+    "int_parsing_size": "expected a whole number",
 }
 
 _EXAMPLES = {

@@ -149,7 +149,7 @@ def request_head(call: Call, endpoint: Endpoint, owned: frozenset[bytes], lines:
     path = call.path
     base = endpoint.base_path
     if base and path != b"*":
-        path = base + path
+        path = base + (path[1:] if call.prefix and _names_only_the_service(call) else path)
     parts = [
         call.method,
         b" ",
@@ -174,6 +174,12 @@ def request_head(call: Call, endpoint: Endpoint, owned: frozenset[bytes], lines:
     parts += lines
     parts.append(call.route.via_1_1 if call.minor else call.route.via_1_0)
     return b"".join(parts)
+
+
+def _names_only_the_service(call: Call) -> bool:
+    """Whether the path is no more than the name of a service, as in `/echo?n=1`. That is then the path of its URL; with
+    a slash behind the name there is one behind that path, too, which is another resource."""
+    return call.path[:2] in (b"/", b"/?") and not call.target.partition(b"?")[0].endswith(b"/")
 
 
 def called_host(call: Call) -> bytes:
