@@ -15,10 +15,10 @@ COPY --from=build /outrider /outrider
 RUN python -m compileall -q -j0 --invalidation-mode unchecked-hash /usr/local/lib/python3.12 /outrider/lib || true
 # Where the keys of calls are kept (inbound.idempotency); mount a volume that this user may write to keep them for longer.
 RUN install -d -o 65532 -g 65532 -m 0700 /var/lib/outrider
-ENV PATH=/outrider/bin:$PATH PYTHONDONTWRITEBYTECODE=1 OUTRIDER_CONFIG=/etc/outrider
+ENV PATH=/outrider/bin:$PATH PYTHONDONTWRITEBYTECODE=1
 USER 65532:65532
 EXPOSE 4100 4102 4103
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=5s --timeout=3s CMD ["outrider", "health"]
 ENTRYPOINT ["outrider"]
-CMD ["run"]
+CMD ["run", "-c", "/etc/outrider"]

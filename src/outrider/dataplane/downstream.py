@@ -224,7 +224,7 @@ class Downstream:
         return self._dedicated is not None and self._dedicated.default.inbound
 
     @property
-    def idle(self) -> int:
+    def waits_after(self) -> int:
         """How many requests it has served, if it waits for the next one; -1 if there is anything under way."""
         busy = self._active is not None or self._queue or self._in_head or self._starting or self._tunnel is not None
         if busy or self._deaf or not (self._whole or self._incoming is None):

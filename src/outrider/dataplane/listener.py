@@ -202,14 +202,14 @@ class Listener:
         """Close connections of callers that have been idle long enough. `idle` and the result are those that are, with
         the number of their requests, and since when."""
         found: dict[Downstream, tuple[int, float]] = {}
-        for connection in [one for one in self._proxy.connections if one.inbound and one.idle >= 0]:
+        for connection in [one for one in self._proxy.connections if one.inbound and one.waits_after >= 0]:
             served, since = idle.get(connection, (-1, now))
-            if served != connection.idle:
+            if served != connection.waits_after:
                 since = now
             if now - since >= _QUIET:
                 connection.close_idle()
             else:
-                found[connection] = connection.idle, since
+                found[connection] = connection.waits_after, since
         return found
 
     def close(self) -> None:
@@ -217,7 +217,7 @@ class Listener:
         for door in self.doors:
             door.close()
         for connection in list(self._proxy.connections):
-            if connection.idle >= 0:
+            if connection.waits_after >= 0:
                 connection.leave()
             else:
                 connection.abort()
