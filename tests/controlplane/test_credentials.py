@@ -427,6 +427,35 @@ async def test_a_command_does_not_outlive_us(tmp_path: Path) -> None:
     assert not late.exists()
 
 
+async def test_what_a_command_leaves_in_the_background_is_not_waited_for(tmp_path: Path) -> None:
+    """It may hold the output open; it is ended with the command, and does not stay as a zombie."""
+    pid = tmp_path / "pid"
+    began = monotonic()
+    value, _ = await fetch_command(["sh", "-c", f"sleep 30 & echo $! > {pid}; echo v"], 60.0)()
+    assert value == "v"
+    assert monotonic() - began < 5
+    async with asyncio.timeout(3):
+        while _is_running(int(pid.read_text())):
+            await asyncio.sleep(0.02)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+async def test_the_loop_goes_on_while_a_command_runs() -> None:
+    """A command that takes its time, or cannot be started at once, holds no call up."""
+    fetching = asyncio.create_task(cast(Any, fetch_command(["sh", "-c", "sleep 0.2; echo v"], 60.0)()))
+    turns = 0
+    while not fetching.done():
+        await asyncio.sleep(0.01)
+        turns += 1
+    assert turns > 5
+
+
 @pytest.mark.parametrize("code", ["pass", "print('two'); print('lines')", "import os; os.write(1, b'\\xff\\x00')"])
 async def test_output_that_is_no_secret(code: str, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing, several lines, and bytes that are no text are refused; the value before stays."""

@@ -5,12 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import shlex
-import signal
 from base64 import b64encode
 from collections.abc import Sequence
-from contextlib import suppress
 from random import uniform
 from time import monotonic
 from typing import Any, Protocol
@@ -19,6 +15,7 @@ from urllib.parse import quote_plus
 from outrider.config.keys import signing_key
 from outrider.config.schema import Credential as CredentialConfig
 from outrider.config.schema import MintedJwt, OAuth2
+from outrider.controlplane.commands import run_command
 from outrider.controlplane.fetch import FetchError, fetch, parse_json
 from outrider.controlplane.upkeep import repeat_steps
 from outrider.dataplane.policies.credentials import Credential, Mint, Renewal
@@ -32,7 +29,6 @@ _AGAIN_FIRST, _AGAIN_LAST = 0.5, 30.0
 _TIMEOUT = 10.0
 _LARGEST = 64 * 1024
 _SHORTEST_PAUSE = 0.5
-_REAPED_WITHIN = 1.0  # seconds from SIGKILL
 _USUAL_LIFE, _LONGEST_LIFE = 300.0, 30 * 86400.0
 
 
@@ -169,37 +165,9 @@ def _basic(name: str, secret: str) -> str:
 
 def fetch_command(command: Sequence[str], every: float) -> Fetch:
     """Runs a command, and takes what it prints."""
-    shown = shlex.join(command[:1])
 
     async def fetch() -> tuple[str, float]:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                start_new_session=True,  # so that it can be ended with all that it has started
-            )
-        except OSError as error:
-            raise FetchError(f"{shown}: {error.strerror}") from None
-        assert process.stdout is not None
-        try:
-            output = b""
-            async with asyncio.timeout(_TIMEOUT):
-                while piece := await process.stdout.read(_LARGEST):
-                    output += piece
-                    if len(output) > _LARGEST:
-                        raise FetchError(f"{shown} printed more than {_LARGEST} bytes")
-                await process.wait()
-        except TimeoutError:
-            raise FetchError(f"{shown} did not end in time") from None
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            with suppress(TimeoutError):  # whoever has left the group may hold the output open
-                await asyncio.wait_for(process.wait(), _REAPED_WITHIN)
-        if process.returncode:
-            raise FetchError(f"{shown} failed with exit code {process.returncode}")
+        output = await run_command(command, _TIMEOUT, _LARGEST)
         return output.decode("utf-8", "replace").strip(), every / _RENEW_AT
 
     return fetch
