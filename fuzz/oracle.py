@@ -27,6 +27,7 @@ _OWNED = HOP_BY_HOP | frozenset(
         b"x-outrider-retry",
         b"x-outrider-service",
         b"x-outrider-timeout",
+        b"x-request-total-timeout-ms",
         b"dapr-app-id",
     )
 )

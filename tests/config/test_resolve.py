@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,8 @@ USER = "services:\n  user:\n    url: http://127.0.0.1:3001\n"
 def test_built_in(tmp_path: Path) -> None:
     """What nobody says is Outrider's own default."""
     built_in = policy(tmp_path, USER)
-    assert (built_in.timeout, built_in.attempt_timeout, built_in.connect_timeout) == (10.0, 5.0, 1.0)
+    assert (built_in.timeout, built_in.attempt_timeout, built_in.connect_timeout) == (10.0, None, 1.0)
+    assert (built_in.total_timeout, built_in.body_idle_timeout) == (None, None)
     assert built_in.retry is not None
     assert built_in.retry.max_retries == 3
     assert built_in.retry.methods == ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"]
@@ -307,8 +309,36 @@ def test_attempt_longer_than_the_call(tmp_path: Path) -> None:
 
 
 def test_short_timeout_alone_is_fine(tmp_path: Path) -> None:
-    """A short timeout over the built-in attempt_timeout is no reason to warn."""
-    assert complaints(tmp_path, f"{USER}    timeout: 1s") == []
+    """What nobody has written down is no reason to warn: it follows what is written."""
+    for text in ("timeout: 1s", "timeout: 30s", "retry: { max_retries: 9 }", "timeout: 1s\n    total_timeout: 1s"):
+        assert complaints(tmp_path, f"{USER}    {text}") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "words"),
+    [
+        ("timeout: 4s\n    attempt_timeout: 4s", (6, 22), r"\(4s\) leaves no time within timeout \(4s\) for a retry"),
+        ("timeout: 4s\n    attempt_timeout: 4s\n    retry: false", None, ""),
+        ("timeout: 4s\n    attempt_timeout: 4s\n    retry: { max_retries: 0 }", None, ""),
+        ("timeout: 4s\n    attempt_timeout: 4s\n    retry: { on_errors: [connect] }", None, ""),
+        ("attempt_timeout: 4s\n    retry: { max_retries: 3 }", None, ""),
+        ("timeout: 500ms\n    retry: { backoff: 1s..2s }", (6, 23), "3 retries pause for about 2.5s in all"),
+        ("timeout: 2s\n    retry: { max_retries: 9 }", (6, 27), "9 retries pause .* timeout is 2s"),
+        ("timeout: 3s\n    retry: { max_retries: 9, backoff: 1ms..5ms }", None, ""),
+        ("total_timeout: 5s", (5, 20), "total_timeout is shorter than timeout"),
+        ("timeout: 6s\n    total_timeout: 5s", (6, 20), "total_timeout is shorter than timeout"),
+    ],
+)
+def test_times_that_do_not_fit(tmp_path: Path, text: str, place: tuple[int, int] | None, words: str) -> None:
+    """Attempts and pauses that are asked for and cannot all fit into the call's time are a warning."""
+    _, problems = resolved(tmp_path, f"{USER}    {text}")
+    if place is None:
+        assert problems == []
+        return
+    (problem,) = problems
+    assert problem.severity == "warning"
+    assert (problem.mark.line, problem.mark.column) == place
+    assert re.search(words, problem.message)
 
 
 def test_instance_defaults_to_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

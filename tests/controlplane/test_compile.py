@@ -102,11 +102,28 @@ def test_first_route_wins(tmp_path: Path) -> None:
 
 
 def test_times(tmp_path: Path) -> None:
-    """Without a timeout a call has no deadline; an attempt never has more time than its call."""
+    """Without a timeout a call has no deadline. An attempt has half of `timeout` unless told otherwise, and then the
+    last one has all that is left."""
     assert part(default(compiled(tmp_path, f"{USER}    timeout: false")), Deadline).timeout == NEVER
     deadline = part(default(compiled(tmp_path, f"{USER}    timeout: 2s")), Deadline)
     assert isinstance(deadline, Deadline)
-    assert (deadline.timeout, deadline.attempt_timeout) == (2.0, 2.0)
+    assert (deadline.timeout, deadline.total_timeout) == (2.0, NEVER)
+    for text, expected in (
+        ("timeout: 30s", (15.0, True)),
+        ("timeout: false", (NEVER, True)),
+        ("attempt_timeout: 3s", (3.0, False)),
+    ):
+        route = default(compiled(tmp_path, f"{USER}    {text}"))
+        assert (route.attempt_timeout, route.last_takes_all) == expected
+
+
+def test_body_idle_timeout(tmp_path: Path) -> None:
+    """A route's own, else its service's, else the one under limits."""
+    text = "    body_idle_timeout: 5s\n    routes: [{match: GET /a, body_idle_timeout: 6s}, {match: GET /b}]"
+    made = compiled(tmp_path, f"limits: {{body_idle_timeout: 7s}}\n{USER}{text}")
+    assert sorted(route.body_idle for route in made.routes) == [5.0, 5.0, 6.0]
+    made = compiled(tmp_path, f"limits: {{body_idle_timeout: 7s}}\n{USER}")
+    assert [route.body_idle for route in made.routes] == [7.0]
 
 
 def test_retry(tmp_path: Path) -> None:

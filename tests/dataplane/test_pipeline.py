@@ -86,5 +86,6 @@ def test_everything_a_stamp_writes_is_owned() -> None:
     written = b"".join(stamp.stamp(make_attempt(call)) for stamp in stamps)
     names = {line.partition(b":")[0].lower() for line in written.split(b"\r\n") if line}
     assert names <= owned
-    assert {b"x-api-key", b"x-service-name", b"traceparent", b"x-request-timeout-ms", b"x-outrider-attempt"} <= names
+    assert {b"x-api-key", b"x-service-name", b"traceparent", b"x-outrider-attempt"} <= names
+    assert {b"x-request-timeout-ms", b"x-request-total-timeout-ms"} <= names
     assert owned >= REQUEST_OWNED | {b"x-debug"}

@@ -47,6 +47,7 @@ OURS = frozenset(
         b"x-correlation-id",
         b"traceparent",
         b"x-request-timeout-ms",
+        b"x-request-total-timeout-ms",
         b"via",
     )
 )

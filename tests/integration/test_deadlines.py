@@ -12,9 +12,12 @@ import pytest
 
 from tests.integration.conftest import Outrider
 from tests.integration.harness import (
+    Action,
+    BrokenError,
     Client,
     Exchange,
     Target,
+    chunked,
     eventually,
     exchange,
     get,
@@ -152,19 +155,102 @@ async def test_a_post_goes_on_to_another_endpoint_when_connecting_takes_too_long
     assert target.bodies() == [b"%d" % number for number in range(4)]
 
 
-async def test_timeout_bounds_the_body_as_well(outrider: Outrider) -> None:
-    """An answer that does not end in time is broken off visibly."""
-    head = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc"
-    async with Target(raw(head, then="wait")) as target, outrider(config(target.url, "timeout: 150ms")) as proxy:
+async def test_an_attempt_that_no_other_may_follow_has_all_the_time(outrider: Outrider) -> None:
+    """Half of `timeout` is only for a call that may be repeated, and then not for its last try."""
+    off = "retry: { max_retries: 1, backoff: 1ms..2ms, budget: 100% }"
+    async with Target(slow(0.28)) as target, outrider(config(target.url, f"timeout: 400ms\n    {off}")) as proxy:
+        assert (await exchange(proxy.port, request("POST", "/user/x", b"charge"))).status == 200
+        assert (await exchange(proxy.port, get("/user/x", "x-outrider-retry: off"))).status == 200
+        assert len(target.seen) == 2
+        target.script([silent, slow(0.15)])
+        target.seen.clear()
+        answer = await exchange(proxy.port, get("/user/x"))
+    times = [int(seen.get("x-request-timeout-ms") or 0) for seen in target.seen]
+    assert (answer.status, len(times)) == (200, 2)
+    assert 190 <= times[0] <= 200
+    assert 150 <= times[1] <= 200
+
+
+async def test_a_body_too_large_to_repeat_has_all_the_time(outrider: Outrider) -> None:
+    """Of a body whose length is not known beforehand this shows only when it has come."""
+    limits = "limits: { replay_bytes: 1KiB }\n"
+    async with Target(slow(0.15)) as target, outrider(limits + config(target.url, "timeout: 250ms")) as proxy:
+        async with Client(proxy.port) as client:
+            await client.send(request("PUT", "/user/x", None, "Transfer-Encoding: chunked") + b"1\r\nx\r\n")
+            await eventually(lambda: target.busy, "the first bytes at the target")
+            await client.send(chunked(b"x" * 5000))
+            assert (await client.answer()).status == 200
+    assert len(target.seen) == 1
+
+
+def trickle(
+    *, times: int, pause: float, head: bytes = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+) -> Action:
+    """An answer whose head comes at once and whose body comes piece by piece."""
+
+    async def act(one: Exchange) -> None:
+        await one.body()
+        await one.send(head)
+        for _ in range(times):
+            await asyncio.sleep(pause)
+            await one.send(b"3\r\nabc\r\n")
+        await one.send(b"0\r\n\r\n")
+
+    return act
+
+
+async def test_timeout_ends_with_the_head(outrider: Outrider) -> None:
+    """The body flows for as long as it moves: event streams, long polls, downloads."""
+    async with Target(trickle(times=8, pause=0.05)) as target, outrider(config(target.url, "timeout: 150ms")) as proxy:
+        began = monotonic()
+        answer = await exchange(proxy.port, get("/user/x"))
+        assert (answer.status, answer.body) == (200, b"abc" * 8)
+        assert monotonic() - began > 0.4
+        assert proxy.outcomes() == {"ok": 1}
+
+
+@pytest.mark.parametrize(
+    ("more", "line"),
+    [("total_timeout: 150ms", "x-a: b"), ("timeout: 5s", "x-outrider-timeout: 150ms")],
+    ids=["total_timeout", "the app's deadline"],
+)
+async def test_what_bounds_the_whole_bounds_the_body(outrider: Outrider, more: str, line: str) -> None:
+    """An answer that does not end in time is broken off visibly, even while it flows; the target is not to blame."""
+    breaker = "\n    circuit_breaker: { consecutive_failures: 1 }"
+    async with Target(trickle(times=30, pause=0.02)) as target, outrider(config(target.url, more + breaker)) as proxy:
         async with Client(proxy.port) as client:
             began = monotonic()
-            await client.send(get("/user/x"))
+            await client.send(get("/user/x", line))
             answer = await client.head()
             assert answer.status == 200
-            assert await client.reader.readexactly(3) == b"abc"
-            assert await client.end() == "reset"
-            assert monotonic() - began < 0.4
+            with pytest.raises(BrokenError):
+                [piece async for piece in client.body(answer)]
+            assert 0.1 < monotonic() - began < 0.4
         assert proxy.outcomes() == {"timeout": 1}
+        assert proxy.breaker_state() == "closed"
+
+
+async def test_the_time_of_a_caller_bounds_the_whole_at_the_guard(outrider: Outrider) -> None:
+    """Unless the caller is a sidecar that says that its time is for the head only, as ours does."""
+    text = "inbound: {{ listen: 127.0.0.1:0, app: '{}', protect: [] }}\nservices: {{ other: 'http://127.0.0.1:9' }}"
+    async with Target(trickle(times=8, pause=0.05)) as app, outrider(text.format(app.url)) as guard:
+        inbound = guard.app.ports["inbound.listen"]
+        for lines in (["x-request-timeout-ms: 150"], ["grpc-timeout: 150m"]):
+            with pytest.raises(BrokenError):
+                await exchange(inbound, get("/x", *lines))
+        assert (await exchange(inbound, get("/x"))).body == b"abc" * 8
+        lines = ["x-request-timeout-ms: 150", "x-request-total-timeout-ms: none"]
+        assert (await exchange(inbound, get("/x", *lines))).body == b"abc" * 8
+
+
+async def test_a_stream_passes_two_sidecars(outrider: Outrider) -> None:
+    """The time that one sidecar gives for the head does not end the body at the next one."""
+    inbound = "inbound: {{ listen: 127.0.0.1:0, app: '{}', protect: [] }}\nservices: {{ other: 'http://127.0.0.1:9' }}"
+    async with Target(trickle(times=8, pause=0.05)) as app, outrider(inbound.format(app.url)) as guard:
+        url = f"http://127.0.0.1:{guard.app.ports['inbound.listen']}"
+        async with outrider(config(url, "timeout: 200ms")) as proxy:
+            assert (await exchange(proxy.port, get("/user/x"))).body == b"abc" * 8
+    assert app.seen[0].get("x-request-total-timeout-ms") == "none"
 
 
 async def test_a_body_that_stands_still_is_broken_off(outrider: Outrider) -> None:

@@ -15,7 +15,14 @@ from fuzz.oracle import only_late
 from fuzz.strict import Fields, Message
 
 # What Outrider writes anew for every request, and what tells the time.
-_CHANGING = (b"x-correlation-id", b"traceparent", b"x-request-timeout-ms", b"server-timing", b"date")
+_CHANGING = (
+    b"x-correlation-id",
+    b"traceparent",
+    b"x-request-timeout-ms",
+    b"x-request-total-timeout-ms",
+    b"server-timing",
+    b"date",
+)
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 

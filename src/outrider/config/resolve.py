@@ -39,11 +39,11 @@ from outrider.config.source import Document, KeyPath
 from outrider.config.tls import check_tls
 from outrider.model.addresses import port_of
 from outrider.model.messages import is_field_value
+from outrider.model.units import format_duration
 from outrider.model.variables import unknown_variables
 
 BUILT_IN: dict[str, Any] = {
     "timeout": 10.0,
-    "attempt_timeout": 5.0,
     "connect_timeout": 1.0,
     "idle_timeout": 4.0,
     "auth": [],
@@ -68,7 +68,9 @@ class Effective:
     """Everything that holds for one route. Times in seconds; None or False: off."""
 
     timeout: float | None
-    attempt_timeout: float
+    total_timeout: float | None
+    attempt_timeout: float | None  # None: a share of the time that the call has
+    body_idle_timeout: float | None  # None: the one under limits
     connect_timeout: float
     idle_timeout: float
     auth: tuple[str, ...]
@@ -210,7 +212,9 @@ def _effective(config: Config, document: Document, at: KeyPath, layers: list[dic
     _check_owners(config, document, at, auth, headers, merged["correlation"].get("header", "x-correlation-id"))
     effective = Effective(
         timeout=merged["timeout"] or None,
-        attempt_timeout=merged["attempt_timeout"],
+        total_timeout=merged.get("total_timeout") or None,
+        attempt_timeout=merged.get("attempt_timeout"),
+        body_idle_timeout=merged.get("body_idle_timeout"),
         connect_timeout=merged["connect_timeout"],
         idle_timeout=merged["idle_timeout"],
         auth=tuple(auth),
@@ -353,15 +357,20 @@ def _check_fallback(config: Config, document: Document, at: KeyPath, name: str, 
 
 
 def _check_times(document: Document, at: KeyPath, policy: Effective) -> None:
-    """Timeouts that cannot work together."""
-    if (
-        policy.timeout is not None
-        and policy.attempt_timeout > policy.timeout
-        and _written(document, at, "attempt_timeout")
-    ):
+    """Timeouts that cannot work together, where one of them is written."""
+    tries = policy.attempt_timeout
+    whole = policy.timeout
+    retry = policy.retry
+    if whole is not None and tries is not None and tries > whole and _written(document, at, "attempt_timeout"):
         message = "attempt_timeout is longer than timeout: no attempt can ever take that long"
         document.complain((*at, "attempt_timeout"), message, "shorten it, or raise timeout", warn=True)
-    retry = policy.retry
+    elif whole is not None and retry is not None:
+        _check_retries_fit(document, at, policy, retry, whole)
+    if whole is not None and policy.total_timeout is not None and policy.total_timeout < whole:
+        key = next((key for key in ("total_timeout", "timeout") if _written(document, at, key)), None)
+        if key is not None:
+            message = "total_timeout is shorter than timeout, which can never pass"
+            document.complain((*at, key), message, "total_timeout includes the body of the answer", warn=True)
     keyed = retry is not None and retry.idempotency_key is not None
     if retry is not None and not keyed and {"POST", "PATCH"} & set(retry.methods) and _written(document, at, "retry"):
         document.complain(
@@ -370,6 +379,34 @@ def _check_times(document: Document, at: KeyPath, policy: Effective) -> None:
             "add idempotency_key: generate, and make sure that the target recognises a repetition",
             warn=True,
         )
+
+
+def _check_retries_fit(document: Document, at: KeyPath, policy: Effective, retry: Retry, whole: float) -> None:
+    """Whether `timeout` leaves time for the retries that are asked for: for one after an attempt that times out, and
+    for the pauses of all of them, where their number or their pauses are written."""
+    if not retry.max_retries:
+        return
+    first, cap = retry.backoff
+    tries = policy.attempt_timeout
+    key = next((key for key in ("attempt_timeout", "timeout", "retry") if _written(document, at, key)), None)
+    if key is not None and tries is not None and "timeout" in retry.on_errors and tries + first / 2 >= whole:
+        message = (
+            f"attempt_timeout ({format_duration(tries)}) leaves no time within timeout ({format_duration(whole)})"
+            " for a retry of an attempt that gets no answer"
+        )
+        document.complain((*at, key), message, "shorten it, raise timeout, or write retry: false", warn=True)
+        return
+    # With full jitter a pause takes half of its longest on average.
+    pauses = sum(min(cap, first * 2.0**number) / 2 for number in range(retry.max_retries))
+    place = next(
+        (place for name in ("backoff", "max_retries") if (place := (*at, "retry", name)) in document.marks), None
+    )
+    if place is not None and pauses >= whole:
+        message = (
+            f"{retry.max_retries} retries pause for about {format_duration(round(pauses, 3))} in all, and timeout is"
+            f" {format_duration(whole)}: not all of them can be made"
+        )
+        document.complain(place, message, "shorten backoff, raise timeout, or lower max_retries", warn=True)
 
 
 def _written(document: Document, at: KeyPath, key: str) -> bool:

@@ -430,9 +430,16 @@ class PolicyFields(Base):
     """What a service, a route, a policy bundle and `defaults` have in common. `false` switches a part off."""
 
     timeout: Positive | Switch | None = None
-    """The whole call: all attempts and pauses, to the last byte of the answer. Default 10s."""
+    """Until the head of the answer is here, all attempts and pauses included. Default 10s. The body may then take as
+    long as it moves: see body_idle_timeout and total_timeout. While the target is still taking a large request, the
+    time does not run out."""
+    total_timeout: Positive | Switch | None = None
+    """The whole call, to the last byte of the answer. Default: no limit but the deadlines that callers send."""
     attempt_timeout: Positive | None = None
-    """One attempt, to the head of its answer. Default 5s."""
+    """One attempt, from the last byte of the request to the head of its answer. Default: half of `timeout` where
+    another attempt may follow, else all the time that is left."""
+    body_idle_timeout: Positive | None = None
+    """How long a body may stand still, either way. Default: limits.body_idle_timeout."""
     connect_timeout: Positive | None = None
     """Connecting. Default 1s."""
     idle_timeout: Duration | None = None
@@ -538,7 +545,7 @@ class Limits(Base):
     header_timeout: Positive = 10.0
     """How long a request head may take, and how long a new connection may be silent."""
     body_idle_timeout: Positive = 30.0
-    """How long a body may stand still, either way."""
+    """How long a body may stand still, either way. Services and routes may have their own."""
     tunnel_idle_timeout: Positive = 600.0
     """How long nothing may move, either way, in a tunnel (WebSocket, CONNECT)."""
 

@@ -213,7 +213,7 @@ class _Compiler:
         in_flight = concurrency(inbound.max_in_flight or None, inbound.queue, workers)
         remembered = self._out.idempotency = compile_idempotency(self._config, inbound)
         parts = Parts(
-            deadline=Deadline(NEVER, NEVER),
+            deadline=Deadline(NEVER),
             context=Context(correlation.header.encode(), ID_FORMATS[correlation.generate]),
             guard=guarded.guard,
             forwarded=_forwarded(inbound),
@@ -242,6 +242,7 @@ class _Compiler:
             fallback=None,
             attempt_timeout=NEVER,
             connect_timeout=_APP_CONNECT,
+            body_idle=self._config.limits.body_idle_timeout,
             inbound=True,
             max_body=max_bodies(self._config)[0],
             passes_host=inbound.host == "caller",
@@ -259,7 +260,6 @@ class _Compiler:
             idle_timeout=idle_timeout,
             max_head_bytes=limits.header_bytes,
             max_fields=limits.headers,
-            body_idle=limits.body_idle_timeout,
         )
 
     def _secure(self, maker: EndpointMaker) -> None:
@@ -310,7 +310,7 @@ class _Compiler:
         timeout = policy.timeout if policy.timeout is not None else NEVER
         workers = self._config.workers
         parts = Parts(
-            deadline=Deadline(timeout, min(policy.attempt_timeout, timeout)),
+            deadline=Deadline(timeout, policy.total_timeout or NEVER),
             context=Context(correlation.header.encode(), ID_FORMATS[correlation.generate]),
             mint_key=MintKey() if policy.retry is not None and policy.retry.idempotency_key is not None else None,
             restore=Restore(self._out.contexts, correlation.header.lower().encode())
@@ -340,8 +340,10 @@ class _Compiler:
             retry=self._retry(policy, own, shared),
             breaker=shared.once("circuit_breaker", own, lambda: self._breaker(label, policy)),
             fallback=None,  # see _stand_ins
-            attempt_timeout=policy.attempt_timeout,
+            attempt_timeout=_one_attempt(policy),
+            last_takes_all=policy.attempt_timeout is None,
             connect_timeout=policy.connect_timeout,
+            body_idle=policy.body_idle_timeout or self._config.limits.body_idle_timeout,
             upgrade=policy.upgrade,
             allow_connect=policy.allow_connect,
             credentials=tuple(parts.credentials),
@@ -418,7 +420,7 @@ def _breaker_settings(breaker: CircuitBreaker, policy: Effective) -> BreakerSett
         consecutive_failures=breaker.consecutive_failures,
         failure_rate=breaker.failure_rate,
         slow_rate=breaker.slow_rate,
-        slow_call=breaker.slow_call if breaker.slow_call is not None else _SLOW_SHARE * policy.attempt_timeout,
+        slow_call=breaker.slow_call if breaker.slow_call is not None else _SLOW_SHARE * _one_attempt(policy),
         min_requests=breaker.min_requests,
         window=breaker.window,
         open_first=breaker.open_for[0],
@@ -427,6 +429,13 @@ def _breaker_settings(breaker: CircuitBreaker, policy: Effective) -> BreakerSett
         ramp=breaker.ramp,
         wait=breaker.wait,
     )
+
+
+def _one_attempt(policy: Effective) -> float:
+    """Seconds that an attempt may take which may be followed by another."""
+    if policy.attempt_timeout is not None:
+        return policy.attempt_timeout
+    return policy.timeout / 2 if policy.timeout is not None else NEVER
 
 
 def _label(declared: EffectiveService, route: str, part: str, own: frozenset[str]) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from outrider.dataplane.dial import dial
 from outrider.dataplane.policies.retry import parse_retry_after, unsent
 from outrider.dataplane.suspend import suspended
+from outrider.dataplane.timers import NEVER
 from outrider.dataplane.wire import request_head
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Response
@@ -38,12 +39,14 @@ class Attempt:
         "endpoint",
         "excused",
         "generation",
+        "limit",
         "number",
         "probe",
         "reason",
         "result",
         "resume",
         "sent",
+        "served_from",
         "started",
     )
 
@@ -52,8 +55,13 @@ class Attempt:
         self.call = call
         self.number = number
         self.reason = reason
-        self.started = self.sent = self.answered = started
-        due = started + call.route.attempt_timeout
+        self.started = self.sent = self.served_from = self.answered = started
+        route = call.route
+        limit = route.attempt_timeout
+        if route.last_takes_all and not route.retry.may_follow(call, number):
+            limit = NEVER
+        self.limit = limit  # seconds; NEVER for all that the call has left
+        due = started + limit
         self.due = due if due < call.deadline else call.deadline
         self.endpoint: Endpoint | None = None
         self.connection: Upstream | None = None
@@ -113,8 +121,9 @@ class Attempt:
 
     @property
     def latency(self) -> float:
-        """Seconds until the head of the answer came, or the attempt failed."""
-        return self.answered - self.started
+        """Seconds that the target took: until the head of the answer came, or the attempt failed. How long the app took
+        to send the request is not the target's time."""
+        return self.answered - self.served_from
 
     @property
     def unfinished(self) -> bool:
@@ -168,11 +177,11 @@ class Attempt:
         """What the balance learns from this attempt. One that was given up has taken at least as long as it took; one
         whose answer broke off has failed now, however early its head came."""
         cluster = self.call.route.cluster
-        seconds = self.answered - self.started
+        seconds = self.answered - self.served_from
         if self.result is _NOT_YET or outcome is FAILURE:
             now = monotonic()
         if self.result is _NOT_YET:
-            seconds = now - self.started
+            seconds = now - self.served_from if self.call.all_here() else 0.0
         cluster.observe(endpoint, outcome, self.started, seconds, now)
         self.excused = outcome is FAILURE and cluster.has_better_than(endpoint)
 
@@ -212,8 +221,11 @@ class Attempt:
         route = call.route
         self.connection = connection
         body = call.body
-        # The target cannot answer what it has not got: see `upload_ended`.
-        connection.begin(self, self.due if call.all_here() else call.deadline)
+        if call.all_here():
+            connection.begin(self, self.due)
+        else:  # the target cannot answer what it has not got: see `upload_ended`
+            self.due = call.deadline
+            connection.begin(self, min(self.due, self.sent + route.body_idle / 4))
         if connection.settled:
             return  # it has died since it was chosen
         if connection.raw:
@@ -230,9 +242,33 @@ class Attempt:
             body.attach(connection)
 
     def upload_ended(self) -> None:
-        """The app has sent the last byte of its body: from here the target has a full attempt to answer."""
-        if self.connection is not None:
-            self.connection.rearm(min(monotonic() + self.call.route.attempt_timeout, self.call.deadline))
+        """The app has sent the last byte of its body: from here the target has a full attempt to answer, unless it is
+        slow to take what has been sent."""
+        connection = self.connection
+        if connection is not None and connection.failure is None and self.unfinished:
+            self._serve_from(monotonic())
+            connection.watch_upload(self.served_from)
+
+    def taken(self, now: float) -> None:
+        """The target was slow to take the request, and has all of it now. The time for that was its own to use, so all
+        clocks of the call begin anew: it is not to be given up for an answer that it could not yet begin."""
+        call = self.call
+        call.deadline = max(call.deadline, min(now + call.deadline - call.started, call.ends))
+        self._serve_from(now)
+
+    def has_more_time(self) -> bool:
+        """Whether this is the last attempt after all, because its body has outgrown what is kept for another one: then
+        it may use all that is left, and `due` says until when."""
+        route = self.call.route
+        if self.limit == NEVER or not route.last_takes_all or route.retry.may_follow(self.call, self.number):
+            return False
+        self.limit = NEVER
+        self.due = self.call.deadline
+        return True
+
+    def _serve_from(self, now: float) -> None:
+        self.served_from = now
+        self.due = min(now + self.limit, self.call.deadline)
 
     def _was_stale(self, connection: Upstream, result: Response | Failure) -> bool:
         """Whether the target had given this kept connection up before the request reached it, be it with a 408 as a

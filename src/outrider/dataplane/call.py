@@ -23,6 +23,7 @@ from outrider.dataplane.race import race
 from outrider.dataplane.request_head import climbs
 from outrider.dataplane.stats import BUCKETS, bucket_of
 from outrider.dataplane.suspend import suspended
+from outrider.dataplane.timers import NEVER
 from outrider.dataplane.tunnel import Tunnel
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Request, Response
@@ -49,7 +50,8 @@ class Call(Request):
     one; `caller` is who has proven to call, and `contexts` what is kept of inbound calls for the app's own ones;
     `unstoppable` that it goes on to its end even if the app leaves; `with_old_keys` that the target has not taken our
     present ones. `waited`, `paused` and `tunnelled` are the seconds spent on targets, in back-off or in a queue, and
-    after the protocol was switched. `history` is None unless something other than one plain try happened.
+    after the protocol was switched. `deadline` is when the head of the answer must be here, `ends` when all of it.
+    `history` is None unless something other than one plain try happened.
     """
 
     __slots__ = (
@@ -65,6 +67,7 @@ class Call(Request):
         "correlation_id",
         "deadline",
         "downstream",
+        "ends",
         "failure",
         "history",
         "label",
@@ -92,6 +95,7 @@ class Call(Request):
         self.downstream = downstream
         self.started = started
         self.deadline = started
+        self.ends = NEVER
         self.path = self.prefix = self.correlation_id = self.traceparent = self._request_id = b""
         self.body: RequestBody | None = None
         self.attempt: Attempt | None = None
@@ -135,6 +139,7 @@ class Call(Request):
     def end_by(self, moment: float) -> None:
         """Let it take no longer than until then, in monotonic seconds; also the attempt that is under way."""
         self.deadline = min(self.deadline, moment)
+        self.ends = min(self.ends, moment)
         attempt = self.attempt
         if attempt is not None:
             attempt.due = min(attempt.due, moment)

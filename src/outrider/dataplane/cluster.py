@@ -31,7 +31,7 @@ class Endpoint:
     """One address that can serve a cluster.
 
     `authority` goes into `Host`; `base_path` (no trailing slash) stands before every path; `idle_timeout`
-    and `body_idle` (how long a body may stand still) are in seconds; `max_head_bytes` and `max_fields` bound what
+    is in seconds; `max_head_bytes` and `max_fields` bound what
     a response head may be. `secure` is for https, whose `tls` is
     set before the first call, and again when certificates change; None is plain HTTP. `tier`: endpoints of a higher one
     are only used when no lower one has anybody fit.
@@ -45,7 +45,6 @@ class Endpoint:
         "attempts",
         "authority",
         "base_path",
-        "body_idle",
         "counted_from",
         "detour",
         "ejections",
@@ -91,7 +90,6 @@ class Endpoint:
         idle_timeout: float = 4.0,
         max_head_bytes: int = 65536,
         max_fields: int = 100,
-        body_idle: float = 30.0,
         secure: bool = False,
         weight: float = 1.0,
         tier: int = 0,
@@ -109,7 +107,6 @@ class Endpoint:
         self.idle_timeout = idle_timeout
         self.max_head_bytes = max_head_bytes
         self.max_fields = max_fields
-        self.body_idle = body_idle
         self.weight = weight
         self.tier = tier
         self.hash_key = self.name.encode()[:64]

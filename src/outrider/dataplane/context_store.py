@@ -26,9 +26,9 @@ _MOST_BYTES: Final = 8192  # of the fields of one call; a context is not a place
 
 class Context:
     """Of one inbound call, which it only looks at when somebody asks: most calls make none of their own. `ids` are its
-    correlation id and its trace id; `deadline` is monotonic seconds, `calls` are outbound ones under way."""
+    correlation id and its trace id; `deadline` and `ends` are its own, `calls` are outbound ones under way."""
 
-    __slots__ = ("_fields", "_identity", "_inbound", "calls", "deadline", "ids")
+    __slots__ = ("_fields", "_identity", "_inbound", "calls", "deadline", "ends", "ids")
 
     def __init__(self, inbound: Call, identity: HeaderNames) -> None:
         """Once `inbound` is over, nothing but `calls` may be asked for. `identity` are the names of headers that are
@@ -36,6 +36,7 @@ class Context:
         one, other = inbound.correlation_id, trace_id(inbound.traceparent)
         self.ids = (one, other) if one != other else (one,)
         self.deadline = inbound.deadline
+        self.ends = inbound.ends
         self.calls: set[Call] | None = None  # most calls make none of their own
         self._inbound: Call | None = inbound
         self._identity = identity
@@ -156,7 +157,9 @@ class Restore:
         if not contexts:
             return None
         latest = contexts[0]
-        deadline = max(context.deadline for context in contexts)
+        call.ends = min(call.ends, max(context.ends for context in contexts))
+        # Once the head of the answer is on its way, only what bounds the whole of it still counts.
+        deadline = max(one.ends if one.inbound.committed else one.deadline for one in contexts)
         if deadline < call.deadline:
             call.deadline = deadline
             if deadline <= call.started:

@@ -21,6 +21,7 @@ import httptools
 from outrider.dataplane.call import Call, answer_here, carry
 from outrider.dataplane.discarding import DISCARDING
 from outrider.dataplane.drive import Drive
+from outrider.dataplane.kernel import unacknowledged
 from outrider.dataplane.relocation import readdress, readdressed
 from outrider.dataplane.replay import RequestBody
 from outrider.dataplane.request_head import climbs, read_head, wanted_upgrade
@@ -358,7 +359,10 @@ class Downstream:
         self._source = source
 
     def buffered(self) -> int:
-        return self._transport.get_write_buffer_size()
+        """Bytes of answers that the app's side has not taken yet: here, and in the kernel."""
+        sock = self._transport.get_extra_info("socket")
+        in_kernel = max(0, unacknowledged(sock.fileno())) if sock is not None else 0
+        return self._transport.get_write_buffer_size() + in_kernel
 
     # ---------------------------------------------------------------- one end of a tunnel
 
@@ -481,7 +485,7 @@ class Downstream:
 
     def _linger_on(self, now: float) -> None:
         """Wait on while the app takes its answer; then, or when it has stopped taking it, cut the connection."""
-        buffered = self._transport.get_write_buffer_size()
+        buffered = self.buffered()
         if buffered in (0, self._linger_buffered):
             self._transport.abort()
             return
@@ -736,7 +740,7 @@ class Downstream:
                 self._watch_the_clock()
             else:
                 self.proxy.stats.reached["body_idle_timeout"] += 1
-                self._abort_incoming(Kind.REQUEST_TIMEOUT, "the body stood still longer than limits.body_idle_timeout")
+                self._abort_incoming(Kind.REQUEST_TIMEOUT, "the body stood still longer than body_idle_timeout")
         elif self._active is None and not self._queue:
             silent = not self._served and limits.header_timeout < self._idle  # it has never said anything
             self.proxy.stats.reached["header_timeout" if silent else "downstream_idle_timeout"] += 1
@@ -1049,9 +1053,9 @@ class Downstream:
             else:
                 self._await_head()
         elif call.expect_continue and not call.continued and not call.body.size:
-            self.proxy.timers.arm(self, monotonic() + min(_CONTINUE_AFTER, limits.body_idle_timeout))
+            self.proxy.timers.arm(self, monotonic() + min(_CONTINUE_AFTER, call.route.body_idle))
         else:
-            self.proxy.timers.arm(self, monotonic() + limits.body_idle_timeout)
+            self.proxy.timers.arm(self, monotonic() + call.route.body_idle)
 
     def _hang_up(self) -> None:
         """The app is gone. Whatever is under way for it stops, and counts for nothing."""

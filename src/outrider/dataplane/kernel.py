@@ -14,6 +14,8 @@ _ROOM: Final = struct.pack("i", 0)
 def unacknowledged(descriptor: int) -> int:
     """Bytes that the kernel has taken from us for this TCP socket and that the other side has not acknowledged, so
     those in flight included (`SIOCOUTQ`, tcp(7)). UNKNOWN where the system does not say, or the socket is closed."""
+    if descriptor < 0:
+        return UNKNOWN
     try:
         queued: int = struct.unpack("i", ioctl(descriptor, TIOCOUTQ, _ROOM))[0]
     except OSError:

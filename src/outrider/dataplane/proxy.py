@@ -116,6 +116,7 @@ class Proxy:
             fallback=None,
             attempt_timeout=NEVER,
             connect_timeout=NEVER,
+            body_idle=limits.body_idle_timeout,
         )
 
     def correlation_id(self, call: Call) -> bytes:

@@ -40,7 +40,8 @@ class Route:
     `owned` are the header names this route writes, lower case. `upgrade` lets an app switch to another protocol,
     `allow_connect` lets it CONNECT to an endpoint. `inbound`: it leads to our own app. `critical` is None where nothing
     is said. `max_body` bounds request bodies, in bytes. `passes_host`: the target gets the `Host` of
-    the call instead of its own. Timeouts are in seconds.
+    the call instead of its own. Timeouts are in seconds; with `last_takes_all`, an attempt that no other may follow is
+    not bound by `attempt_timeout`; `body_idle` is how long a body may stand still, either way.
     """
 
     name: str
@@ -53,6 +54,8 @@ class Route:
     fallback: Fallback | None
     attempt_timeout: float
     connect_timeout: float
+    last_takes_all: bool = False
+    body_idle: float = 30.0
     upgrade: bool = True
     allow_connect: bool = False
     credentials: tuple[Credential | TokenCredential, ...] = ()

@@ -35,6 +35,7 @@ from outrider.dataplane.wire import (
 )
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Response
+from outrider.model.units import format_duration
 
 if TYPE_CHECKING:
     from outrider.dataplane.attempt import Attempt
@@ -49,6 +50,9 @@ _STATUS_AT: Final = 9
 _LONGEST_LENGTH: Final = 19
 # Seconds by which an answer that waits in the kernel may be read too late, when the event loop is busy.
 _OUR_LATENESS: Final = 0.25
+# Seconds between two looks at an upload that the target is slow to take.
+_SHORTEST_LOOK: Final = 0.01
+_LONGEST_LOOK: Final = 1.0
 _CLOSED_UNSENT: Final = "the target closed the connection before the request reached it"
 _NO_ANSWER: Final = {
     Kind.DEADLINE: "the call's timeout passed before the target answered",
@@ -91,6 +95,7 @@ class Upstream:
         "_interims",
         "_last_buffered",
         "_last_progress",
+        "_moved_at",
         "_parser",
         "_personal",
         "_poll",
@@ -99,8 +104,10 @@ class Upstream:
         "_refusal",
         "_seam",
         "_sink",
+        "_slow_to_take",
         "_stale_parser",
         "_stray_bytes",
+        "_taken",
         "_timers",
         "_tls",
         "_trailers",
@@ -165,6 +172,9 @@ class Upstream:
         self._reading_paused = False
         self._last_progress = 0.0
         self._last_buffered = 0
+        self._taken = 0  # bytes of the request that the target had at the latest look
+        self._moved_at = 0.0  # when a look last found more of them
+        self._slow_to_take = False  # a look found the upload ended by the app but not taken by the target
 
     # ---------------------------------------------------------------- one exchange, as the attempt drives it
 
@@ -179,7 +189,9 @@ class Upstream:
         authorization = attempt.call.noted.get(b"authorization")
         if authorization is not None and authenticates_connection(authorization):
             self._personal = True
-        self._head_bytes = self._stray_bytes = self._written = 0
+        self._head_bytes = self._stray_bytes = self._written = self._taken = 0
+        self._moved_at = attempt.sent
+        self._slow_to_take = False
         self._seam = b""
         self.due = due
         if due < self.wake:
@@ -200,6 +212,12 @@ class Upstream:
         """Move the end of the wait for the head, e.g. to a full attempt after a long upload."""
         if not self._head_done:
             self._timers.arm(self, due)
+
+    def watch_upload(self, now: float) -> None:
+        """The app has sent all of the request: look soon whether the target is taking it."""
+        attempt = self.attempt
+        if attempt is not None and not self._head_done:
+            self._timers.arm(self, min(attempt.due, now + self._look_after(attempt)))
 
     def pipe(self, sink: ResponseSink) -> None:
         """Let the rest of the body flow into the sink; `settled` is set anew at its end."""
@@ -416,13 +434,11 @@ class Upstream:
         if attempt is None:
             self.close()
         elif not self._head_done:
-            if now < attempt.due + _OUR_LATENESS and not self._reading_paused and self.disturbed():
-                self._timers.arm(self, now + _OUR_LATENESS / 10)  # the answer is here: it is we who are late
-                return
-            kind = Kind.DEADLINE if now >= attempt.call.deadline else Kind.ATTEMPT_TIMEOUT
-            self._fail(kind, _NO_ANSWER[kind])
-            self._settle()
+            self._head_expired(attempt, now)
         elif self._sink is None and not self.settled:
+            if now < attempt.due:
+                self._timers.arm(self, attempt.due)
+                return
             self.pause_reading()
             self._settle()  # it has been held for long enough: the app gets what is there
         elif not self.response.complete:
@@ -590,17 +606,97 @@ class Upstream:
             self._fail(Kind.RESET, f"the target {what} without answering")
         self._settle()
 
+    def _head_expired(self, attempt: Attempt, now: float) -> None:
+        """No head yet, and a time has passed: find out whether there is more of it, and else who let it pass."""
+        if now < attempt.due + _OUR_LATENESS and not self._reading_paused and self.disturbed():
+            self._timers.arm(self, now + _OUR_LATENESS / 10)  # the answer is here: it is we who are late
+            return
+        call = attempt.call
+        if call.body is not None and self._upload_goes_on(attempt, call.body, now):
+            return
+        if now < attempt.due or attempt.has_more_time():
+            self._timers.arm(self, attempt.due)
+            return
+        had = now - attempt.served_from
+        if now < call.deadline:
+            self._fail(Kind.ATTEMPT_TIMEOUT, _NO_ANSWER[Kind.ATTEMPT_TIMEOUT])
+        elif attempt.served_from > attempt.started and had < min(attempt.limit, (now - call.started) / 2):
+            left = format_duration(had)
+            self._fail(Kind.CALL_ENDED, f"the app sent its body so slowly that the target had only {left} to answer")
+        else:
+            self._fail(Kind.DEADLINE, _NO_ANSWER[Kind.DEADLINE])
+        self._settle()
+
+    def _upload_goes_on(self, attempt: Attempt, body: RequestBody, now: float) -> bool:
+        """Look how far the request has got. True if there is nothing to say about the answer yet: the request is still
+        on its way, or that it is not has been dealt with here."""
+        queued = self._transport.get_write_buffer_size() + max(0, unacknowledged(self._descriptor))
+        if self._written - queued > self._taken:
+            self._taken = self._written - queued
+            self._moved_at = now
+        if queued:
+            return self._target_takes_its_time(attempt, body, now)
+        if not body.complete and now < attempt.due:
+            self._timers.arm(self, min(attempt.due, now + self._look_after(attempt)))  # it waits for the app, as we do
+        elif not body.complete:
+            self._fail(Kind.REQUEST_TIMEOUT, "the app was still sending its body when the call's time had passed")
+            self._settle()
+        elif self._slow_to_take:
+            self._slow_to_take = False
+            attempt.taken(now)
+            self._timers.arm(self, attempt.due)
+        else:
+            return False
+        return True
+
+    def _target_takes_its_time(self, attempt: Attempt, body: RequestBody, now: float) -> bool:
+        """Bytes of the request wait for the target. Its time to answer begins with the last of them; until then it only
+        has to go on taking some."""
+        call = attempt.call
+        patience = call.route.body_idle
+        if body.complete:
+            self._slow_to_take = True
+            patience = min(patience, attempt.limit, call.deadline - call.started)
+        moving = now - self._moved_at < patience
+        if moving and now < call.ends:
+            self._timers.arm(self, min(call.ends, now + self._look_after(attempt)))
+            return True
+        if moving:
+            self._fail(Kind.CALL_ENDED, "the call's time passed while the target was still taking the request")
+        else:
+            kind = Kind.ATTEMPT_TIMEOUT if now < call.deadline else Kind.DEADLINE
+            self._fail(kind, f"the target took nothing of the request for {format_duration(patience)}")
+        self._settle()
+        return True
+
+    def _look_after(self, attempt: Attempt) -> float:
+        """Seconds between two looks at an upload: few beside any of the times that it may take."""
+        call = attempt.call
+        shortest = min(attempt.limit, call.deadline - call.started, call.route.body_idle)
+        return max(_SHORTEST_LOOK, min(_LONGEST_LOOK, shortest / 8))
+
     def _body_expired(self, attempt: Attempt, now: float) -> None:
-        """Cut a body off at the deadline or when neither side has moved for too long; otherwise look again."""
-        buffered = self._sink.buffered() if self._sink is not None else 0
+        """Cut a body off at the end of the call's time, or when it has stood still for too long; otherwise look again.
+        What the app has not taken is its own slowness, not the target's."""
+        call = attempt.call
+        sink = self._sink
+        buffered = sink.buffered() if sink is not None else 0
         if buffered < self._last_buffered:
             self._last_progress = now  # a slow reader is still a reader
         self._last_buffered = buffered
-        if now >= attempt.call.deadline:
-            self._fail(Kind.DEADLINE, "the call's timeout passed in the middle of the answer")
-        elif now - self._last_progress >= self._endpoint.body_idle:
+        still = now - self._last_progress
+        app_is_behind = buffered > 0 or self._reading_paused
+        if now >= call.ends:
+            # A body of known length that stood still for most of its time would not have come; a stream may be silent.
+            stuck = self.response.length is not None and still > (now - attempt.answered) / 2
+            kind = Kind.DEADLINE if stuck and not app_is_behind else Kind.CALL_ENDED
+            self._fail(kind, "the call's time passed in the middle of the answer")
+        elif still >= call.route.body_idle:
             self._reached("body_idle_timeout")
-            self._fail(Kind.INCOMPLETE, "the answer stood still for longer than limits.body_idle_timeout")
+            if app_is_behind:
+                self._fail(Kind.APP_STALLED, "the app took nothing of the answer for longer than body_idle_timeout")
+            else:
+                self._fail(Kind.INCOMPLETE, "the answer stood still for longer than body_idle_timeout")
         else:
             self._watch_body(now)
             return
@@ -608,7 +704,8 @@ class Upstream:
 
     def _watch_body(self, now: float) -> None:
         assert self.attempt is not None
-        self._timers.arm(self, min(self.attempt.call.deadline, now + self._endpoint.body_idle / 4))
+        call = self.attempt.call
+        self._timers.arm(self, min(call.ends, now + call.route.body_idle / 4))
 
     def _reached(self, limit: str) -> None:
         if self.attempt is not None:

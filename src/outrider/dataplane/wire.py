@@ -33,6 +33,7 @@ REQUEST_OWNED: Final = HOP_BY_HOP | frozenset(
         b"x-outrider-timeout",
         b"dapr-app-id",
         b"x-request-timeout-ms",
+        b"x-request-total-timeout-ms",
     )
 )
 

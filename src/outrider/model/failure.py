@@ -93,6 +93,13 @@ class Kind(Enum):
     DEADLINE = ("timeout", 504, "http_response_timeout", "The call's time is used up", Origin.TARGET, "UT",
                 None, FAILURE, "timeout")  # fmt: skip
 
+    # The call's time ended while everything moved, or was used up by the app: no fault of the target.
+    CALL_ENDED = ("timeout", 504, "http_response_timeout", "The call's time is used up", Origin.CALLER, "UT",
+                  None, NEUTRAL, "timeout")  # fmt: skip
+    # Never answered with either: the head of an answer is already there.
+    APP_STALLED = ("app-stalled", 504, "http_response_timeout", "The app stopped reading", Origin.CALLER, "DC",
+                   None, NEUTRAL, "cancelled")  # fmt: skip
+
     # Never answered with: nobody is there to hear it. 499 is what the log and the metric say.
     CANCELLED = ("cancelled", 499, "connection_terminated", "The app hung up", Origin.CALLER, "DC",
                  None, NEUTRAL, "cancelled")  # fmt: skip

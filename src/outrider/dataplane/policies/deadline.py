@@ -1,4 +1,4 @@
-"""The call's time: bounded by `timeout`, shortened by the app, told to the target."""
+"""The call's time: bounded by `timeout` and `total_timeout`, shortened by the app, told to the target."""
 
 from __future__ import annotations
 
@@ -17,26 +17,29 @@ TIMEOUT_HEADER: Final = b"x-outrider-timeout"
 
 
 class Deadline:
-    """Turns `timeout` into the call's deadline, and tells the target what is left of that or of `attempt_timeout`.
-    Both in seconds; NEVER for none."""
+    """Sets by when the head of the answer must be here (`timeout`), and by when all of it (`total_timeout`); both in
+    seconds, NEVER for no limit. Tells the target what is left of that."""
 
-    __slots__ = ("_full", "attempt_timeout", "timeout")
+    __slots__ = ("_line", "_milliseconds", "timeout", "total_timeout")
 
-    owned = frozenset((b"x-request-timeout-ms",))
+    owned = frozenset((b"x-request-timeout-ms", b"x-request-total-timeout-ms"))
 
-    def __init__(self, timeout: float, attempt_timeout: float) -> None:
-        self.timeout = timeout
-        self.attempt_timeout = attempt_timeout
-        self._full = _line(attempt_timeout)
+    def __init__(self, timeout: float, total_timeout: float = NEVER) -> None:
+        self.timeout = min(timeout, total_timeout)
+        self.total_timeout = total_timeout
+        self._milliseconds = 0  # of the latest line that bounded only the head, since most are alike
+        self._line = b""
 
     def admit(self, call: Call) -> Failure | None:
         """`x-outrider-timeout` only ever shortens; one that cannot be read is the app's mistake."""
         if TIMEOUT_HEADER in call.noted:
             return self._shortened(call, call.noted[TIMEOUT_HEADER])
         call.deadline = call.started + self.timeout
+        call.ends = call.started + self.total_timeout
         return None
 
     def _shortened(self, call: Call, asked: bytes) -> Failure | None:
+        """What the app asks for bounds everything, the body of the answer included."""
         try:
             timeout = parse_duration(asked.decode("latin-1"))
         except ValueError as error:
@@ -44,17 +47,28 @@ class Deadline:
         if timeout <= 0:
             return Failure(Kind.DEADLINE, "x-outrider-timeout leaves no time for the call")
         call.deadline = call.started + min(self.timeout, timeout)
+        call.ends = call.started + min(self.total_timeout, timeout)
         return None
 
     def observe(self, call: Call, outcome: Outcome) -> None:
         """It holds no permit."""
 
     def stamp(self, attempt: Attempt) -> bytes:
-        """The time left for this attempt in milliseconds: after that nobody waits for its answer."""
-        if attempt.sent == attempt.started and attempt.due != attempt.call.deadline:
-            return self._full
-        return _line(attempt.due - attempt.sent)
-
-
-def _line(left: float) -> bytes:
-    return b"" if left == NEVER else b"x-request-timeout-ms: %d\r\n" % max(1, round(left * 1000))
+        """The time in milliseconds until the head of the answer must be there, after which no one waits for it; and the
+        time for all of it where that is another one, `none` for no limit. A receiver that does not know the second
+        field takes the first one for both."""
+        call = attempt.call
+        due = attempt.due if call.body is None or call.body.complete else call.deadline
+        left = due - attempt.sent
+        if left == NEVER:
+            return b""
+        milliseconds = max(1, round(left * 1000))
+        if call.ends == NEVER:
+            if milliseconds != self._milliseconds:
+                self._milliseconds = milliseconds
+                self._line = b"x-request-timeout-ms: %d\r\nx-request-total-timeout-ms: none\r\n" % milliseconds
+            return self._line
+        whole = max(1, round((call.ends - attempt.sent) * 1000))
+        if whole <= milliseconds:
+            return b"x-request-timeout-ms: %d\r\n" % whole
+        return b"x-request-timeout-ms: %d\r\nx-request-total-timeout-ms: %d\r\n" % (milliseconds, whole)

@@ -177,8 +177,9 @@ class Idempotency:
             return self._again(known, fingerprint)
         self.counts["executed"] += 1
         call.deadline = max(call.deadline, call.started + TO_THE_END)
+        call.ends = max(call.ends, call.deadline)
         for context in call.contexts:
-            context.deadline = call.deadline  # what the app asks others for it goes on, too
+            context.deadline, context.ends = call.deadline, call.ends  # what the app asks others for it goes on, too
         permit = Permit(self, name, fingerprint)
         call.permits.append(permit)
         call.recorder = Recorder(self._max_answer, permit.answered)

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.cluster import Cluster
+from outrider.dataplane.timers import NEVER
 from outrider.model.failure import Failure, Kind
 from outrider.model.outcome import Outcome
 
@@ -16,12 +17,14 @@ _MILLISECONDS: Final = (b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-m
 _GRPC: Final = re.compile(rb"(\d{1,8})([HMSmun])")
 _GRPC_UNITS: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _DIGITS: Final = re.compile(rb"-?\d{1,12}")
-READ: Final = frozenset((*_MILLISECONDS, b"grpc-timeout"))
+_TOTAL: Final = b"x-request-total-timeout-ms"
+READ: Final = frozenset((*_MILLISECONDS, _TOTAL, b"grpc-timeout"))
 
 
 class IncomingDeadline:
     """Keeps to the time that the caller gives: `x-request-timeout-ms`, `x-envoy-expected-rq-timeout-ms`, or
-    `grpc-timeout`; the shortest of them. What has already expired is refused before the app hears of it."""
+    `grpc-timeout`; the shortest of them. It bounds everything, the body of the answer included, unless the caller says
+    that its time is only for the head. What has already expired is refused before the app gets it."""
 
     __slots__ = ()
 
@@ -34,6 +37,7 @@ class IncomingDeadline:
         if left <= 0:
             return Failure(Kind.DEADLINE, "the caller's time for this call has already passed")
         call.deadline = min(call.deadline, call.started + left)
+        call.ends = min(call.ends, call.started + whole_time_left(call.noted, left))
         return None
 
     def observe(self, call: Call, outcome: Outcome) -> None:
@@ -55,6 +59,20 @@ class AppHealth:
 
     def observe(self, call: Call, outcome: Outcome) -> None:
         """It holds no permit."""
+
+
+def whole_time_left(noted: dict[bytes, bytes], left: float) -> float:
+    """Seconds that the caller leaves for all of the answer, where it leaves `left` for the head: as another sidecar
+    says beside `x-request-timeout-ms` (policies/deadline.py), else no more than for the head."""
+    said = noted.get(_TOTAL, b"").strip()
+    if said == b"none":
+        whole = NEVER
+    elif _DIGITS.fullmatch(said):
+        whole = int(said) / 1000
+    else:
+        return left
+    others = time_left({name: value for name, value in noted.items() if name != _MILLISECONDS[0]})
+    return max(left, whole if others is None else min(whole, others))
 
 
 def time_left(noted: dict[bytes, bytes]) -> float | None:

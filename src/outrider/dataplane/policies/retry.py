@@ -67,6 +67,10 @@ class Retry:
     budget: RetryBudget | None = None
     by_key: bool = True
     jitter: Callable[[float, float], float] = field(default=uniform)
+    on_timeout: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.on_timeout = Phase.TIMEOUT in self.on_errors
 
     def repeatable(self, call: Call) -> bool:
         """Whether the request may be sent again although the target may have acted on it. A key counts only if the
@@ -74,6 +78,19 @@ class Retry:
         if call.method in self.methods:
             return True
         return self.by_key and bool(call.noted.get(KEY)) and KEY not in call.nominated and KEY not in call.route.owned
+
+    def may_follow(self, call: Call, number: int) -> bool:
+        """Whether the `number`-th attempt may be followed by another one if it gets no answer in time, as far as that
+        is known beforehand."""
+        if number > self.max_retries or not self.on_timeout:
+            return False
+        if call.method not in self.methods and not self.repeatable(call):
+            return False
+        body = call.body
+        if body is not None and (not body.replayable or (call.length or 0) > body.limit):
+            return False
+        noted = call.noted
+        return (RETRY_HEADER not in noted and ATTEMPT_HEADER not in noted) or self.forbidden(call) is None
 
     def holds(self, call: Call) -> bool:
         """Whether the app should not see any of an answer before it is whole: a keyed POST can be made again, but only
@@ -180,8 +197,11 @@ class Retry:
 
     @staticmethod
     def _free(call: Call, attempt: Attempt) -> bool:
-        """Once per call, going on to another endpoint after a connect failure adds no load to anything."""
-        return attempt.number == 1 and attempt.unsent and call.route.cluster.untried(call.tried)
+        """After a connect failure, once per call: going on to another endpoint adds no load to anything, and neither
+        has a retry that was paid for after a broken connection and could not even be sent."""
+        if not attempt.unsent:
+            return False
+        return attempt.reason == "reset" or (attempt.number == 1 and call.route.cluster.untried(call.tried))
 
 
 def again(attempt: bytes | None) -> bool:
