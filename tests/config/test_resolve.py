@@ -562,3 +562,10 @@ def test_a_number_without_end_is_a_complaint(tmp_path: Path, digits: int, why: s
     """Thousands of digits are no number, and no traceback."""
     (complaint,) = complaints(tmp_path, f"workers: {'9' * digits}\n{USER}")
     assert complaint.startswith(f"2:10 {why}, got 999")
+
+
+def test_a_host_name_of_any_kind_names_the_instance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without `instance` it is the host name, percent-encoded where that may not stand in a header."""
+    monkeypatch.setattr("socket.gethostname", lambda: "Zoës\r\nRechner")
+    made, _ = resolved(tmp_path, "services: {user: 'http://127.0.0.1:1'}")
+    assert made.instance == "Zo%C3%ABs%0D%0ARechner"

@@ -49,6 +49,8 @@ WRONG = [
     ("http://user:" + "9" * 5000, "port 9999"),
     ("http://m\u00fcnchen:3001", "xn--"),
     ("dnssrv+http://user:3001", "SRV records"),
+    ("http://user:3001/caf\u00e9", "percent-encode"),
+    ("http://user:3001/a\x7fb", "percent-encode"),
     ("file+users.yaml", "absolute path"),
 ]
 

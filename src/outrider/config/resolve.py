@@ -38,7 +38,7 @@ from outrider.config.schema import (
 from outrider.config.source import Document, KeyPath
 from outrider.config.tls import check_tls
 from outrider.model.addresses import port_of
-from outrider.model.messages import is_field_value
+from outrider.model.messages import as_field_value, is_field_value
 from outrider.model.units import format_duration
 from outrider.model.variables import unknown_variables
 
@@ -133,7 +133,7 @@ def resolve(config: Config, document: Document) -> Resolved:
     """Apply inheritance and check what only shows across keys."""
     _check_layers(config, document)
     services = tuple(_service(config, document, name, service) for name, service in config.services.items())
-    instance = config.instance or socket.gethostname()
+    instance = config.instance or as_field_value(socket.gethostname())
     resolved = Resolved(config, instance, services, document)
     _check_ports(resolved)
     _check_hosts(resolved)

@@ -87,7 +87,8 @@ class InboundRate(Base):
     burst: Annotated[Whole, Field(ge=1)] | None = None
     """How many at once; left out: the count of the rate."""
     key: Annotated[str, BeforeValidator(checks.inbound_key)] | None = None
-    """One allowance per `caller`, or per value of "header:NAME"."""
+    """One allowance per `caller`, or per value of "header:NAME". A header of `identity` counts only for callers that
+    have proven themselves; those that say nothing that counts have one allowance per address (IPv6: per /64)."""
 
 
 class Idempotency(Base):

@@ -95,7 +95,7 @@ def _authority_fault(scheme: str, authority: str) -> Fault | None:
 
 
 def _tail_fault(tail: str) -> Fault | None:
-    """A query or fragment behind host and path."""
+    """A query or fragment behind host and path, or a path that would not stand in a request line as it is."""
     if "?" in tail:
         return (
             "the URL of a target has no query: paths are appended to it",
@@ -105,6 +105,8 @@ def _tail_fault(tail: str) -> Fault | None:
         return "the URL of a target has no fragment", "leave out everything from the #"
     if re.search(r"\s", tail):
         return "a URL must not hold spaces", "write %20"
+    if not tail.isascii() or not tail.isprintable():
+        return "the path of a URL must be printable ASCII", "percent-encode the rest: /caf%C3%A9"
     return None
 
 

@@ -7,6 +7,7 @@ computed once, where the field is parsed, and every later comparison uses it.
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import quote
 
 from outrider.model.outcome import Outcome, classify
 
@@ -34,6 +35,15 @@ HOP_BY_HOP: Final = frozenset(
 def is_field_value(text: str) -> bool:
     """Whether text of ours may stand in a header: one line of printable ASCII."""
     return text.isascii() and text.isprintable()
+
+
+def as_field_value(text: str) -> str:
+    """Text that is not ours to choose, such as a host name, so that it may stand in a header: percent-encoded where it
+    may not stand there as it is (RFC 3986 §2.1)."""
+    return text if is_field_value(text) else quote(text, safe=_PRINTABLE, errors="surrogateescape")
+
+
+_PRINTABLE: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
 
 class Request:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gc
 from fractions import Fraction
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.dataplane.call import Call
-from outrider.dataplane.policies.rate_limit import RateLimit
+from outrider.dataplane.policies.rate_limit import BY_CALLER, RateLimit
 from outrider.model.failure import Failure, Kind
 from outrider.model.outcome import NEUTRAL
 from tests.fakes import make_call, make_route
@@ -216,3 +217,62 @@ def test_never_more_than_rate_and_burst(count: int, burst: int, pauses: list[flo
             times.append(now)
     for index, first in enumerate(times):
         assert len(times) - index <= burst + (times[-1] - first) * count + 1e-6
+
+
+# ---------------------------------------------------------------- whose allowance
+
+
+def inbound(user: bytes | None = None, *, caller: str = "", address: bytes = b"192.0.2.7", taken: bool = False) -> Call:
+    """A call that comes in through the guard; `taken`: the guard has taken the user's name off."""
+    call = make_call(headers={KEY: user} if user is not None else None, route=INBOUND, now=1000.0)
+    call.caller = caller
+    cast(Any, call.downstream).address = address
+    if taken:
+        call.nominated = frozenset((KEY,))
+    return call
+
+
+INBOUND = make_route(inbound=True)
+
+
+def test_strangers_do_not_choose_their_allowance() -> None:
+    """A user's name that the guard has taken off makes no fresh allowance, and uses up nobody's."""
+    limit = RateLimit(1, 60.0, 2, KEY)
+    assert sum(limit.admit(inbound(b"u%d" % number, taken=True)) is None for number in range(10)) == 2
+    assert limit.admit(inbound(b"u1", caller="web")) is None
+
+
+def test_strangers_have_one_allowance_per_address() -> None:
+    """One stranger does not use up another one's; all of an IPv6 network are one."""
+    for key in (KEY, BY_CALLER):
+        limit = RateLimit(1, 60.0, 1, key)
+        addresses = [b"192.0.2.7", b"192.0.2.7", b"192.0.2.8", b"2001:db8::1", b"2001:db8::2", b"2001:db8:0:1::1", b""]
+        admitted_ = [limit.admit(inbound(address=address)) is None for address in addresses]
+        assert admitted_ == [True, False, True, True, False, True, True]
+
+
+def test_an_address_is_never_a_name() -> None:
+    """A proven caller that calls itself by an address has an allowance of its own."""
+    limit = RateLimit(1, 60.0, 1, BY_CALLER)
+    assert limit.admit(inbound(address=b"192.0.2.7")) is None
+    assert limit.admit(inbound(caller="192.0.2.7")) is None
+
+
+def test_a_header_that_the_connection_keeps_counts_for_nothing() -> None:
+    """The target does not get it, so it tells no users apart."""
+    limit = RateLimit(1, 60.0, 1, KEY)
+    verdicts = []
+    for user in (b"a", b"b"):
+        call = at(1000.0, user)
+        call.nominated = frozenset((KEY,))
+        verdicts.append(limit.admit(call) is None)
+    assert verdicts == [True, False]
+
+
+def test_keys_of_any_length_are_told_apart_in_little_memory() -> None:
+    """Of a long key only a digest is kept."""
+    limit = RateLimit(1, 60.0, 1, KEY)
+    users = [b"u" * 60_000 + b"%d" % number for number in range(20)]
+    assert all(limit.admit(at(1000.0, user)) is None for user in users)
+    assert not any(limit.admit(at(1000.0, user)) is None for user in users)
+    assert max(map(len, limit._arrivals)) <= 64

@@ -35,6 +35,8 @@ _LABEL: Final = re.compile(r"[A-Za-z0-9_-]+")
 _COMMA: Final = 0x2C  # a number, as in wire.py
 # Callers whose header is kept ready.
 _MOST_LINES: Final = 1024
+# Characters of a name that is kept.
+_LONGEST_KEPT: Final = 256
 # Callers of one key that are counted; those beyond them are counted together.
 _MOST_USES: Final = 128
 _OTHERS: Final = "others"
@@ -80,7 +82,7 @@ class CallerName:
                 text += noted[name].decode("latin-1")
             text += self._parts[2 * index + 2]
         text = text or "unnamed"
-        if value is not None and len(self._known) < _MOST_LINES:
+        if value is not None and len(self._known) < _MOST_LINES and len(value) <= _LONGEST_KEPT:
             self._known[value] = text
         return text
 
@@ -259,7 +261,7 @@ class Guard:
             return self._lines[caller]
         shown = caller if is_field_value(caller) else "unnamed"  # it may come out of a header of the caller's
         line = b"%b: %b\r\n" % (CALLER_HEADER, shown.encode())
-        if len(self._lines) < _MOST_LINES:
+        if len(self._lines) < _MOST_LINES and len(caller) <= _LONGEST_KEPT:
             self._lines[caller] = line
         return line
 
@@ -283,7 +285,7 @@ class Guard:
             uses = self.key_uses[key] = {}
         if caller in uses:
             uses[caller] += 1
-        elif len(uses) < _MOST_USES:
+        elif len(uses) < _MOST_USES and len(caller) <= _LONGEST_KEPT:
             uses[caller] = 1
         else:
             uses[_OTHERS] = uses.get(_OTHERS, 0) + 1

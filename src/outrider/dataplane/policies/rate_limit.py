@@ -5,6 +5,8 @@ One stored number per key, the theoretical arrival time; exact `Retry-After`; no
 
 from __future__ import annotations
 
+from hashlib import blake2b
+from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Final
 
 from outrider.model.failure import Failure, Kind
@@ -15,12 +17,18 @@ if TYPE_CHECKING:
 
 _MAX_KEYS: Final = 10_000
 BY_CALLER: Final = b":caller"  # in place of a header: who has proven to call
+# Bytes of a key that is kept as it is; of a longer one, a digest.
+_LONGEST_KEY: Final = 64
+# Bytes of an IPv6 address that tell callers apart: the rest is anybody's to choose within their network.
+_NETWORK: Final = 8
 
 
 class RateLimit:
     """`count` calls per `period` seconds, up to `burst` at once; per value of the header `key`, if given.
 
-    Calls without that header share one allowance. The time of a call is when it arrived, not when it was looked at.
+    Calls without that header share one allowance, and it counts for nothing where `Connection` names it or the guard
+    has taken it off. Inbound calls that say nothing that counts have one per address. The time of a call is when it
+    arrived, not when it was looked at.
     """
 
     __slots__ = ("_arrivals", "_interval", "_key", "_tolerance", "described")
@@ -42,9 +50,7 @@ class RateLimit:
 
     def admit(self, call: Call) -> Failure | None:
         now = call.started
-        key = b""
-        if self._key is not None:
-            key = call.noted.get(self._key, b"") if self._key != BY_CALLER else call.caller.encode()
+        key = b"" if self._key is None else self._key_of(call, self._key)
         arrivals = self._arrivals
         arrival = arrivals.get(key, now)
         if arrival < now:
@@ -62,6 +68,16 @@ class RateLimit:
         arrivals[key] = arrival + self._interval
         return None
 
+    def _key_of(self, call: Call, name: bytes) -> bytes:
+        """Whose allowance the call draws on."""
+        if name == BY_CALLER:
+            key = call.caller.encode()
+        else:
+            key = call.noted.get(name, b"") if name not in call.nominated else b""
+        if not key and call.route.inbound:
+            return b"\x00" + _network(call.downstream.peer_address())
+        return key if len(key) <= _LONGEST_KEY else b"\x00" + blake2b(key, digest_size=16).digest()
+
     def observe(self, call: Call, outcome: Outcome) -> None:
         """It holds no permit."""
 
@@ -72,3 +88,8 @@ class RateLimit:
             busiest = sorted(fresh.items(), key=lambda item: item[1], reverse=True)
             fresh = dict(busiest[: _MAX_KEYS // 2])
         self._arrivals = fresh
+
+
+def _network(address: bytes) -> bytes:
+    """An IPv4 address, or the network of an IPv6 one."""
+    return IPv6Address(address.decode()).packed[:_NETWORK] if b":" in address else address
