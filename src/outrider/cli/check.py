@@ -54,6 +54,11 @@ def _report(problems: list[Problem], resolved: Resolved | None, failed: bool) ->
     routes = sum(1 + len(service.routes) for service in resolved.services)
     verdict = "failed, because --strict lets no warning pass" if failed else "ok"
     click.echo(f"{verdict}: {len(resolved.services)} services, {routes} routes; {summary}")
+    if resolved.config.admin.token is None:
+        host, port = resolved.config.admin.listen
+        click.echo(
+            f"every process on this machine can look at it and stop it at {host}:{port}, as admin.token is not set"
+        )
     idle, busy = series(len(resolved.services), routes)
     click.echo(f"about {idle} metric series at start, {busy} once every route has seen 3 methods with 5 statuses each")
 

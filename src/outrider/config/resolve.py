@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from outrider.config.exposure import check_exposure
 from outrider.config.extras import check_extras
 from outrider.config.inbound import check_inbound
 from outrider.config.keys import KeyTextError, signing_key
@@ -137,11 +138,16 @@ def resolve(config: Config, document: Document) -> Resolved:
     resolved = Resolved(config, instance, services, document)
     _check_ports(resolved)
     _check_hosts(resolved)
+    check_exposure(config, [one.name for one in services if any(part.auth for part in _policies(one))], document)
     _check_policies(config, document)
     check_tls(config, document)
     check_inbound(config, document)
     check_extras(config, document)
     return resolved
+
+
+def _policies(service: EffectiveService) -> list[Effective]:
+    return [service.policy, *(route.policy for route in service.routes)]
 
 
 def _service(config: Config, document: Document, name: str, service: Service) -> EffectiveService:
