@@ -121,3 +121,21 @@ def test_missing_file(tmp_path: Path) -> None:
         "missing.yaml  error  cannot be read: No such file or directory",
         "outrider: 1 error in the configuration",
     ]
+
+
+def test_a_start_imports_no_more_than_it_needs() -> None:
+    """Libraries that only some configurations need, or that are needed only later, are not imported for all."""
+    code = (
+        "import sys, outrider.cli.run, outrider.app\n"
+        "unwanted = {'redis', 'tornado', 'aiohttp', 'jwt', 'dns', 'prometheus_client', 'rich', 'multiprocessing'}\n"
+        "print(sorted(unwanted & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_what_was_kept_from_pybreaker_can_be_imported_afterwards() -> None:
+    """Redis is there for those who ask for it."""
+    code = "import outrider.app, redis; print(redis.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout == "redis\n"

@@ -76,15 +76,21 @@ class Process:
 
 @asynccontextmanager
 async def running(
-    folder: Path, text: str, *, group: bool = False, environment: dict[str, str] | None = None, wait: bool = True
+    folder: Path,
+    text: str,
+    *,
+    group: bool = False,
+    environment: dict[str, str] | None = None,
+    wait: bool = True,
+    code: str = "",
 ) -> AsyncIterator[Process]:
     """Run the program until the block ends. With `group`, it has a process group of its own; without `wait`, it may not
-    be ready yet."""
+    be ready yet. `code` is run instead of the program, and has to start it."""
     file = folder / "outrider.yaml"
     file.write_text(whole_config(text))
     began = monotonic()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "outrider", "run", "-c", str(file),
+        sys.executable, *(["-c", code] if code else ["-m", "outrider"]), "run", "-c", str(file),
         stderr=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": str(SOURCE), **(environment or {})}, start_new_session=group,
     )  # fmt: skip

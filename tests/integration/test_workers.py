@@ -322,6 +322,73 @@ async def test_a_worker_that_cannot_start_ends_the_whole(tmp_path: Path) -> None
     assert b"/nowhere/a.pem" in said
 
 
+async def test_a_hung_worker_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that gives no sign of life is killed, and another one takes its place."""
+    code = "import sys, outrider.supervisor as s; s._HUNG = 3.0; from outrider.__main__ import main; main()"
+    async with Target(plain()) as target, running(tmp_path, config(target), code=code) as one:
+        await all_ready(one)
+        hung = children(one)[0]
+        os.kill(hung, signal.SIGSTOP)
+        await eventually(lambda: hung not in children(one) and len(children(one)) == 3, "a new worker", 20.0)
+        assert one.said("a process gives no sign of life and is killed")
+        assert (await exchange(one.port, get("/user/x", "Connection: close"))).status == 200
+
+
+async def test_the_front_is_replaced_too(tmp_path: Path) -> None:
+    """Killed, it is started again, and answers for the workers as before; calls do not notice."""
+    async with Target(plain()) as target, running(tmp_path, config(target)) as one:
+        await all_ready(one)
+        front = children(one)[-1]
+        os.kill(front, signal.SIGKILL)
+        assert (await exchange(one.port, get("/user/x", "Connection: close"))).status == 200
+        answer = await look(one, "/readyz", port="telemetry", host="127.0.0.1")  # waits in the queue until it is back
+        assert answer.status == 200
+        assert front not in children(one)
+
+
+async def test_workers_that_die_again_and_again_are_started_more_slowly(tmp_path: Path) -> None:
+    """The pause doubles, so that a storm of restarts does not take the machine; signals are heard meanwhile."""
+    async with Target(plain()) as target, running(tmp_path, config(target)) as one:
+        await all_ready(one)
+
+        def deaths() -> list[int]:
+            return [line["again_after_ms"] for line in one.lines if line["msg"].startswith("a process ended")]
+
+        front = children(one)[-1]
+        for number in range(1, 4):
+            for victim in set(children(one)) - {front}:
+                os.kill(victim, signal.SIGKILL)
+            await eventually(lambda number=number: len(deaths()) == 2 * number, "it is noticed", 20.0)
+            await eventually(lambda: len(children(one)) == 3, "they are started", 20.0)
+        assert deaths() == [200, 200, 400, 400, 800, 800]
+        one.signal(signal.SIGTERM)
+        await one.exit()
+
+
+async def test_it_runs_with_closed_streams(tmp_path: Path) -> None:
+    """Without standard input and output, as some service managers start it, descriptors are not mixed up."""
+    async with Target(plain()) as target:
+        file = tmp_path / "outrider.yaml"
+        file.write_text(whole_config(config(target)))
+        process = await asyncio.create_subprocess_exec(
+            "sh", "-c", f"exec '{sys.executable}' -m outrider run -c '{file}' <&- >&-",
+            stderr=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        )  # fmt: skip
+        one = Process(process)
+        try:
+            async with asyncio.timeout(PROCESS_PATIENCE):
+                await one.ready(0.0)
+            await all_ready(one)
+            assert (await exchange(one.port, get("/user/x", "Connection: close"))).status == 200
+            assert set(json.loads((await look(one, "/api/v1/status")).body)["workers"]) == {"0", "1"}
+            one.signal(signal.SIGTERM)
+            assert await one.exit() == 0
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+
+
 async def test_limits_are_divided(tmp_path: Path) -> None:
     """`max_in_flight: 2` with two workers is two in all, not four."""
     async with Target(slow(0.3)) as target, running(tmp_path, config(target, "max_in_flight: 2")) as one:

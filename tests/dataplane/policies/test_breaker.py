@@ -614,6 +614,20 @@ def test_asking_takes_nothing() -> None:
     assert not circuit.breaker.refusing()
 
 
+def test_looking_changes_nothing() -> None:
+    """How long an open circuit stays so can be looked at without turning it half-open, as often as one likes."""
+    circuit = Circuit()
+    assert circuit.breaker.until_probe() == 0
+    circuit.run(FAILURE, 5)
+    assert circuit.breaker.until_probe() > 0
+    circuit.wait()
+    assert circuit.breaker.until_probe() == 0
+    assert circuit.state == OPEN
+    circuit.begin()
+    assert circuit.state == HALF_OPEN
+    assert circuit.breaker.until_probe() == 0
+
+
 # ---------------------------------------------------------------- stragglers
 
 
