@@ -152,6 +152,19 @@ async def pipelines(peer: Peer) -> None:
             assert (await client.answer()).status == 200
 
 
+async def ends_its_side(peer: Peer) -> None:
+    async with peer.client() as client:
+        await client.send(peer.get("/x"))
+        client.writer.write_eof()
+        assert (await client.answer()).status == 200
+
+
+async def ends_its_side_and_leaves(peer: Peer) -> None:
+    async with peer.client() as client:
+        await client.send(peer.get("/late"))
+        await asyncio.sleep(0.003)
+
+
 async def asks_for_a_stream(peer: Peer) -> None:
     async with peer.client() as client:
         assert (await client.call(peer.get("/streamed"))).body == b"ok"
@@ -254,6 +267,10 @@ _EVERYWHERE: list[Deed] = [
 _CASES: list[tuple[str, Deed]] = [
     *((listener, deed) for listener in ("outbound", "inbound", "inbound over TLS") for deed in _EVERYWHERE),
     ("outbound", asks_a_late_target),
+    ("outbound", ends_its_side),
+    ("inbound", ends_its_side),
+    ("inbound", ends_its_side_and_leaves),
+    ("inbound over TLS", ends_its_side_and_leaves),
     ("inbound over TLS", breaks_off_the_handshake),
     ("inbound over TLS", says_something_else_than_hello),
 ]

@@ -70,6 +70,10 @@ _ATTEMPTS: Final = [b"x-outrider-attempts: %d\r\nserver-timing: outrider;dur=" %
 _TENTHS: Final = [b"%d.%d" % divmod(n, 10) for n in range(1000)]
 # Seconds between looks whether an app whose bytes we do not read is still there.
 _LOOK_AFTER: Final = 1.0
+# Seconds that the answer to an app that has ended its side may take before the app is asked whether it is still there,
+# and until the first look what became of the question.
+_PROBE_AFTER: Final = 0.05
+_PROBED_AFTER: Final = 0.005
 _OVER_LIMIT: Final = Failure(Kind.OVERLOADED, "limits.downstream_connections is reached", retry_after=1.0)
 
 
@@ -87,8 +91,10 @@ class Downstream:
         "_close_after",
         "_deaf",
         "_dedicated",
+        "_descriptor",
         "_drive",
         "_early",
+        "_ended",
         "_feed_size",
         "_head_bytes",
         "_head_since",
@@ -97,13 +103,17 @@ class Downstream:
         "_incoming",
         "_linger_buffered",
         "_lingering",
+        "_look_pause",
         "_lost",
+        "_moved",
+        "_moved_at",
         "_oversize",
         "_parsed",
         "_parser",
         "_parsing",
         "_peer_address",
         "_pieces",
+        "_probed",
         "_queue",
         "_reading_paused",
         "_served",
@@ -118,6 +128,7 @@ class Downstream:
         "_tunnel",
         "_turn_asked",
         "_unparsed",
+        "_unsent",
         "_until_switch",
         "_upgrading",
         "_whole",
@@ -173,6 +184,13 @@ class Downstream:
         self._lingering = False
         self._linger_buffered = -1  # bytes the app had not taken at the last look
         self._lost = False
+        self._ended = False  # the app sends nothing more; it may still wait for answers
+        self._probed = False  # whether it does has been found out
+        self._look_pause = 0.0  # seconds until the next look whether it does
+        self._moved = False  # part of an answer has been written since the last look
+        self._descriptor = -1
+        self._unsent = 0  # bytes that an app had not taken at the last look, and since when they are no fewer:
+        self._moved_at = 0.0
         self.write_paused = False
         self.due = NEVER
         self.wake = NEVER
@@ -250,8 +268,29 @@ class Downstream:
             self.abort()  # it ended without an answer, which only a bug can do
         elif self._close_after:
             self._close_politely()
+        elif self._ended:
+            self._end_if_done()
+        elif self.write_paused:
+            self._watch_the_reader(monotonic())
+        elif self._whole and not self._queue and not self._reading_paused:
+            self._rest()
         if self._queue and not self._carrying:
             self._carry_next()
+
+    def _rest(self) -> None:
+        """The last answer has been given: from now on the connection is idle."""
+        self.due = due = monotonic() + self._idle
+        if due < self.wake:
+            self.proxy.timers.arm(self, due)
+
+    def _end_if_done(self) -> None:
+        """The app sends nothing more: close when everything that it has asked is answered, and cannot be any more."""
+        if self._unparsed or self._lost:
+            return
+        if self._awaits_body():
+            self._gone()
+        elif self._active is None and not self._queue:
+            self._close_politely()
 
     def _let_go(self) -> None:
         """The connection is gone, and no call goes on: leave nothing that would keep this object in memory."""
@@ -267,8 +306,7 @@ class Downstream:
 
     def make_way(self) -> None:
         """Close an idle connection at once, because another one needs the room."""
-        self._hang_up()
-        self._transport.abort()
+        self._gone()
         self._let_go()
 
     def _refuse(self, call: Call, failure: Failure | Reply) -> None:
@@ -304,6 +342,7 @@ class Downstream:
 
     def write_body(self, pieces: list[bytes]) -> None:
         """The next part of the answer's body."""
+        self._moved = True
         if self._chunked_answer:
             size = sum(map(len, pieces))
             self._transport.writelines([b"%x\r\n" % size, *pieces, b"\r\n"])
@@ -359,10 +398,9 @@ class Downstream:
         self._source = source
 
     def buffered(self) -> int:
-        """Bytes of answers that the app's side has not taken yet: here, and in the kernel."""
-        sock = self._transport.get_extra_info("socket")
-        in_kernel = max(0, unacknowledged(sock.fileno())) if sock is not None else 0
-        return self._transport.get_write_buffer_size() + in_kernel
+        """Bytes that the app has not taken: those that the kernel has not taken from us, and those in the kernel that
+        the other side has not acknowledged. What a slow reader reads makes them fewer within a moment."""
+        return self._transport.get_write_buffer_size() + max(0, unacknowledged(self._descriptor))
 
     # ---------------------------------------------------------------- one end of a tunnel
 
@@ -458,7 +496,7 @@ class Downstream:
         """Whether the connection must end with this call's answer."""
         return (
             self.proxy.draining
-            or (self._deaf and not self._queue)
+            or ((self._deaf or self._ended) and not self._queue and not self._unparsed)
             or not call.keep_alive
             or (call.body is not None and not call.body.complete)
             or (self._served >= self.proxy.limits.downstream_requests and self._at_its_limit())
@@ -477,10 +515,10 @@ class Downstream:
         self._queue.clear()
         self._unparsed = b""
         self._regulate()
-        if self._transport.can_write_eof():
+        self.proxy.timers.arm(self, monotonic() + _LINGER)
+        if self._transport.can_write_eof() and not self._ended:
             self._transport.write_eof()
-            self.proxy.timers.arm(self, monotonic() + _LINGER)
-        else:  # TLS says that nothing more comes by closing
+        else:  # TLS says that nothing more comes by closing; an app that has ended its side has nothing unread here
             self._transport.close()
 
     def _linger_on(self, now: float) -> None:
@@ -496,6 +534,8 @@ class Downstream:
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
+        sock = transport.get_extra_info("socket")
+        self._descriptor = sock.fileno() if sock is not None else -1
         self._parser = RequestParser(self)
         self._drive.tell(self._call_ended)
         secured = transport.get_extra_info("ssl_object")
@@ -549,6 +589,8 @@ class Downstream:
                 self._behind_a_switch(rest)
         if self._unparsed or self._reading_paused:
             self._regulate()
+        if self._ended:
+            self._end_if_done()
 
     def _parse_slice(self) -> None:
         start = self._parsed
@@ -630,9 +672,8 @@ class Downstream:
         if self._in_head or self._queue or (incoming is not None and incoming.body is not None):
             self._after_part_of_a_message()
         elif self._whole and incoming is not None:
-            self.due = due = incoming.started + self._idle
-            if due < self.wake:
-                self.proxy.timers.arm(self, due)
+            if self._active is not None:
+                self._rest()  # the idle time begins anew with the end of the answer
         else:
             self._await_head()
 
@@ -667,8 +708,26 @@ class Downstream:
         if self._tunnel is not None:
             self._tunnel.ended(self)
             return self._transport.can_write_eof()  # the target may still have something to say
+        if self._may_wait_for_answers():
+            self._ended = self._moved = True
+            self._look_pause = _PROBED_AFTER
+            self.proxy.timers.arm(self, monotonic() + _PROBE_AFTER)
+            return True
         self._hang_up()
         return False
+
+    def _may_wait_for_answers(self) -> bool:
+        """Whether an app that sends nothing more can still want something: docs/decisions/0014. Over TLS nothing can be
+        sent to one that has ended its side."""
+        active = self._active
+        return (
+            not self._lost
+            and not self._lingering
+            and (active is not None or bool(self._queue) or bool(self._unparsed))
+            and (active is None or not active.upgrade)
+            and (not self._awaits_body() or bool(self._unparsed))
+            and self._transport.can_write_eof()
+        )
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._tunnel is not None:
@@ -680,6 +739,7 @@ class Downstream:
         self.proxy.timers.forget(self)
         self._incoming = None
         self._transport = DISCARDING  # a TLS transport holds a quarter of a MiB of buffers
+        self._descriptor = -1
         if self._told:
             self._told = False
             self._share.told -= 1
@@ -692,6 +752,8 @@ class Downstream:
             self._source.pause_reading()
         elif self._tunnel is not None:
             self._tunnel.full(self, True)
+        elif not self._lingering:
+            self._watch_the_reader(monotonic())
 
     def resume_writing(self) -> None:
         self.write_paused = False
@@ -699,6 +761,8 @@ class Downstream:
             self._source.resume_reading()
         elif self._tunnel is not None:
             self._tunnel.full(self, False)
+        else:
+            self._watch_the_clock()
         if self._queue and not self._carrying:
             self._carry_next()
 
@@ -708,7 +772,9 @@ class Downstream:
             self._transport.abort()
         elif self._lingering:
             self._linger_on(now)
-        elif self._reading_paused:
+        elif self.write_paused and self._active is None:
+            self._look_at_the_reader(now)
+        elif self._ended or self._reading_paused:
             self._look_whether_it_left(now)  # it was we who made it wait; the clock is set again when we read on
         elif self._in_head or self._starting:
             self.proxy.stats.reached["header_timeout"] += 1
@@ -717,16 +783,62 @@ class Downstream:
         else:
             self._body_or_nothing_came(now)
 
-    def _look_whether_it_left(self, now: float) -> None:
-        """While we do not read, nobody tells us that the app has gone: ask the kernel."""
-        sock = self._transport.get_extra_info("socket")
-        poller = select.poll()
-        poller.register(sock.fileno(), select.POLLRDHUP)
-        if poller.poll(0):
-            self._hang_up()
-            self._transport.abort()
+    def _watch_the_reader(self, now: float) -> None:
+        """The app does not take what it is sent: see to it that it goes on some time."""
+        self._unsent = self.buffered()
+        self._moved_at = now
+        self.proxy.timers.arm(self, now + min(_LOOK_AFTER, self.proxy.limits.body_idle_timeout / 4))
+
+    def _look_at_the_reader(self, now: float) -> None:
+        """End an app that has not taken anything for too long. It may have pipelined requests, and then nothing else
+        would: no call is under way, and its answers wait in memory."""
+        unsent = self.buffered()
+        limit = self.proxy.limits.body_idle_timeout
+        if unsent < self._unsent:
+            self._watch_the_reader(now)
+        elif now - self._moved_at >= limit:
+            self.proxy.stats.reached["body_idle_timeout"] += 1
+            self.abort()
         else:
-            self.proxy.timers.arm(self, now + _LOOK_AFTER)
+            self.proxy.timers.arm(self, now + min(_LOOK_AFTER, limit / 4))
+
+    def _look_whether_it_left(self, now: float) -> None:
+        """While nothing is read, or the app has ended its side, nobody tells us that it has gone: ask the kernel.
+
+        An end of stream alone does not say that: the app may have closed its connection, or only its side of it, and
+        still wait for the answer (RFC 9112 §9.6). To one that has closed, any byte we send comes back as a reset. So it
+        is sent 100 Continue, which every client of HTTP/1.1 reads over (RFC 9110 §15.2).
+        """
+        poller = select.poll()
+        poller.register(self._descriptor, select.POLLRDHUP)
+        found = poller.poll(0)
+        ended = self._ended or bool(found)
+        call = self._active
+        if (found and found[0][1] & (select.POLLHUP | select.POLLERR)) or (
+            ended and (not self._transport.can_write_eof() or (call is not None and bool(call.upgrade)))
+        ):
+            self._gone()
+            return
+        pause = _LOOK_AFTER
+        if ended and call is not None and call.committed:
+            if not self._moved and not self.buffered():
+                self._gone()  # an answer that stands still cannot tell whether anybody is there
+                return
+            self._moved = False
+        elif ended and call is not None:
+            if not self._probed and call.minor and not self.write_paused:
+                self._probed = call.continued = True
+                self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self._look_pause = _PROBED_AFTER
+            pause = self._look_pause
+            self._look_pause = min(4 * pause, _LOOK_AFTER)
+        self.proxy.timers.arm(self, now + pause)
+
+    def _gone(self) -> None:
+        """The app is gone, although the loop has not noticed."""
+        transport = self._transport
+        self._hang_up()
+        transport.abort()
 
     def _body_or_nothing_came(self, now: float) -> None:
         """The app is silent: it waits for leave to send its body, has stopped sending it, or has nothing to say."""
@@ -1016,6 +1128,8 @@ class Downstream:
         if self._unparsed and not held and not self._parsing:
             self._ask_turn()
         pause = (held or bool(self._unparsed)) and not self._lingering
+        if self._ended:
+            return  # nothing more comes
         if pause != self._reading_paused and not self._lost:
             self._reading_paused = pause
             if pause:
@@ -1041,7 +1155,7 @@ class Downstream:
         """Set the time by which the app must have sent more."""
         limits = self.proxy.limits
         call = self._incoming
-        if self._lingering or call is None:
+        if self._lingering or self._ended or call is None or (self.write_paused and self._active is None):
             return
         if self._reading_paused:
             self.proxy.timers.arm(self, monotonic() + _LOOK_AFTER)
@@ -1049,7 +1163,7 @@ class Downstream:
             self.proxy.timers.arm(self, self._head_since + limits.header_timeout)
         elif call.body is None or call.body.complete or self._deaf:
             if self._whole or self._deaf:
-                self.proxy.timers.arm(self, call.started + self._idle)
+                self.proxy.timers.arm(self, monotonic() + self._idle)
             else:
                 self._await_head()
         elif call.expect_continue and not call.continued and not call.body.size:
