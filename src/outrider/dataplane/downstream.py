@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("outrider")
 
+_NO_PARSER: Final = RequestParser(None)
 _NO_BODY: Final = frozenset((204, 304))
 # Seconds that a refused upload may go on before the connection is cut, so that the app can read the answer.
 _LINGER: Final = 2.0
@@ -147,7 +148,7 @@ class Downstream:
         self._told = False  # it was refused, and is open only to be told so
         self._dedicated = dedicated
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
-        self._parser = cast(RequestParser, None)  # from the moment the connection is made: it holds us, we hold it
+        self._parser = _NO_PARSER  # until the connection is made: it will hold us, we hold it
         self._incoming: Call | None = None  # the call whose head or body is being read
         self._in_head = False
         self._starting = False
@@ -735,7 +736,7 @@ class Downstream:
             self._tunnel.lost(self)
             self._tunnel = None
         self._hang_up()
-        self._parser = cast(RequestParser, None)
+        self._parser = _NO_PARSER
         self.proxy.timers.forget(self)
         self._incoming = None
         self._transport = DISCARDING  # a TLS transport holds a quarter of a MiB of buffers

@@ -42,9 +42,10 @@ class RequestParser:
 
     __slots__ = ("_ended", "_held", "_in_head", "_left", "_method", "_parser", "_protocol", "between", "head")
 
-    def __init__(self, protocol: Downstream) -> None:
+    def __init__(self, protocol: Downstream | None) -> None:
+        """Without a `protocol` it stands for no parser, and cannot be fed."""
         self._protocol = protocol
-        self._parser: Any = httptools.HttpRequestParser(protocol)
+        self._parser: Any = httptools.HttpRequestParser(protocol) if protocol is not None else None
         self._held = b""  # the beginning of a method that the parser does not know
         self._method = b""  # the one that something stands for
         self._left = 0  # of the body that is being read, or CHUNKED, or UNKNOWN
@@ -147,9 +148,8 @@ class RequestParser:
             raise
         except httptools.HttpParserError as error:
             request = self._behind_message(piece, body) if self._ended != _NONE else self.head
-            if not self._is_of_its_method(error, request):
-                raise
-            self._read_again(request, len(piece), error)
+            if not self._is_of_its_method(error, request) or not self._read_again(request, len(piece)):
+                raise  # and is kept in no variable of another frame: its traceback would hold that
             return
         if self._left >= 0 and not self.between and not self._in_head:
             self._left -= len(piece) - body
@@ -164,7 +164,8 @@ class RequestParser:
             return False
         if request.lstrip(b"\r\n").partition(b" ")[0] not in _OF_RTSP:
             return False
-        self._protocol.head_begins_again()
+        if self._protocol is not None:
+            self._protocol.head_begins_again()
         return True
 
     def _behind_message(self, piece: bytes, body: int) -> bytes:
@@ -173,27 +174,28 @@ class RequestParser:
             return piece[body + self._ended :]
         return piece[piece.rfind(b"\n") + 1 :]
 
-    def _read_again(self, data: bytes, size: int, error: Exception) -> None:
+    def _read_again(self, data: bytes, size: int) -> bool:
         """Read a request with a method that the parser does not know, or wait for the rest of the method. `data` ends
-        where a piece of this size does."""
+        where a piece of this size does. False if it is no method either."""
         self._parser = httptools.HttpRequestParser(self._protocol)
         self.between = True
         self._in_head = False
         request = data.lstrip(b"\r\n")
         method, blank, rest = request.partition(b" ")
         if not _TOKEN.fullmatch(method) or len(method) > _LONGEST or self._method:
-            raise error
+            return False
         if not blank:
             self._held = request
-            return
+            return True
         if is_other_spelling(method):
-            raise error
+            return False
         self._method = method
         again = b"%b %b" % (_STAND_IN, rest)
         try:
             self._feed(again, self._body_begins(again, 0))
         except httptools.HttpParserUpgrade as upgrade:
             raise httptools.HttpParserUpgrade(upgrade.args[0] + size - len(again)) from None
+        return True
 
 
 def names_other_protocol(head: bytes) -> bool:
