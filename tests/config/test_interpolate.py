@@ -101,7 +101,7 @@ def test_file_that_is_no_text(tmp_path: Path) -> None:
 
 def test_directory_is_no_file(tmp_path: Path) -> None:
     """A directory in place of a file is an error that says so."""
-    with pytest.raises(ValueError, match="Is a directory"):
+    with pytest.raises(ValueError, match="is not a regular file"):
         interpolate(f"${{file:{tmp_path}}}", {})
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from outrider.config.files import UnusableFileError, read_regular
+from outrider.files import FileError, read_small_file
 
 _REFERENCE = re.compile(r"\$\$|\$\{([^{}]*)\}|\$\{")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -76,8 +76,8 @@ def _suffix(reference: str) -> tuple[str, str | None, str | None]:
 
 def _read(name: str) -> tuple[str | None, str]:
     try:
-        return read_regular(name, MAX_SECRET_BYTES).decode().rstrip("\r\n"), f"the file {name} is empty"
+        return read_small_file(name, MAX_SECRET_BYTES).decode().rstrip("\r\n"), f"the file {name} is empty"
     except UnicodeDecodeError:
         return None, f"the file {name} is not UTF-8 text"
-    except UnusableFileError as error:
+    except FileError as error:
         return None, f"the file {error}"

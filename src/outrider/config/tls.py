@@ -5,9 +5,9 @@ from __future__ import annotations
 import ssl
 from typing import Final
 
-from outrider.config.files import UnusableFileError, read_regular
 from outrider.config.schema import ClientTls, Config, Inbound, PolicyFields, ServerTls
 from outrider.config.source import Document, KeyPath
+from outrider.files import FileError, read_small_file
 
 # Bytes of one file; the authorities of a system take a quarter of a megabyte.
 LARGEST: Final = 4 << 20
@@ -115,6 +115,6 @@ def _no_passphrase() -> str:
 
 def _read(key: str, file: str) -> bytes:
     try:
-        return read_regular(file, LARGEST)
-    except UnusableFileError as error:
+        return read_small_file(file, LARGEST)
+    except FileError as error:
         raise TlsFileError(key, str(error)) from None

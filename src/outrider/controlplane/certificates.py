@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from time import time
 
-from outrider.config.files import read_regular
+from outrider.blocking import run_apart
 from outrider.config.schema import ServerTls as ServerFiles
 from outrider.config.tls import LARGEST, load_client, load_server
 from outrider.controlplane.endpoints import EndpointMaker
-from outrider.controlplane.files import beside_the_loop
 from outrider.controlplane.upkeep import repeat
 from outrider.dataplane.tls import ResumingContext
 from outrider.errors import StartError
+from outrider.files import READ_TIMEOUT, FileError, read_small_file
 
 log = logging.getLogger("outrider")
 
@@ -96,7 +96,7 @@ class Certificates:
         watched = Watched(owner, {kind: file for kind, file in named.items() if file is not None}, build)
         try:
             made = _made(watched)
-        except ValueError as error:
+        except (ValueError, FileError) as error:
             raise StartError(f"the certificates of {owner}: {error}") from None
         watched.use(made)
         if watched.files:
@@ -114,14 +114,15 @@ class Certificates:
     async def refresh(self, watched: Watched) -> None:
         """Use new files, if they are usable together; otherwise keep the last ones, and say so once."""
         try:
-            made = await beside_the_loop(f"the certificates of {watched.owner}", lambda: _made(watched))
+            made = await run_apart(("certificates", watched.owner), lambda: _made(watched), READ_TIMEOUT)
             watched.failures = 0 if made is None else watched.failures
             if made is None:
                 return
-        except ValueError as error:
+        except (ValueError, FileError, OSError) as error:
             watched.failures += 1
             if watched.failures == 2:  # certificate and key are not replaced in the same instant
-                log.error("%s keeps its last certificates: %s", watched.owner, error)
+                why = "their files could not be read in time" if isinstance(error, TimeoutError) else error
+                log.error("%s keeps its last certificates: %s", watched.owner, why)
             return
         watched.use(made)
         log.info("new certificates for %s", watched.owner)
@@ -142,8 +143,9 @@ class Certificates:
 
 
 def _made(watched: Watched) -> Made | None:
-    """What the files of a context hold now, or None if that is what they held before. Raises ValueError."""
-    contents = {file: read_regular(file, LARGEST) for file in watched.files.values()}
+    """What the files of a context hold now, or None if that is what they held before. Raises ValueError or
+    FileError."""
+    contents = {file: read_small_file(file, LARGEST) for file in watched.files.values()}
     if watched.contents and contents == watched.contents:
         return None
     put_to_use = watched.build()

@@ -16,8 +16,9 @@ from threading import Thread
 from time import monotonic, sleep
 from typing import IO
 
+from outrider.blocking import run_apart
 from outrider.controlplane.fetch import FetchError
-from outrider.controlplane.files import beside_the_loop
+from outrider.files import READ_TIMEOUT
 
 _PIECE = 65536
 # Seconds between two looks whether the command has ended, while something else holds its output open.
@@ -26,14 +27,18 @@ _REAPED_WITHIN = 1.0  # seconds from SIGKILL
 
 
 async def run_command(command: Sequence[str], timeout: float, limit: int) -> bytes:
-    """What a command prints, which is at most `limit` bytes within `timeout` seconds. Raises FetchError or ValueError,
-    which name the program alone. A cancelled one is ended.
+    """What a command prints, which is at most `limit` bytes within `timeout` seconds. Raises FetchError, which
+    names the program alone. A cancelled one is ended.
 
     Starting a process takes ten milliseconds and more on an event loop; so it is started and read by a thread of its
     own, which nothing waits for at the end. The thread holds the interpreter until the program has been loaded: whether
     its file system answers is found out before that.
     """
-    await beside_the_loop(shlex.join(command[:1]), lambda: shutil.which(command[0]))
+    shown = shlex.join(command[:1])
+    try:
+        await run_apart(("program", command[0]), lambda: shutil.which(command[0]), READ_TIMEOUT)
+    except TimeoutError:
+        raise FetchError(f"{shown} could not be found in time; is its file system there?") from None
     loop = asyncio.get_running_loop()
     result: asyncio.Future[bytes] = loop.create_future()
     run = _Run(command, timeout, limit)

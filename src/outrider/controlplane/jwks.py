@@ -11,9 +11,9 @@ from typing import Any
 from outrider.config.checks import SHORTEST_SECRET
 from outrider.config.keys import KeyTextError, fit
 from outrider.controlplane.fetch import FetchError, fetch, parse_json
-from outrider.controlplane.files import read_file
 from outrider.controlplane.upkeep import repeat_steps
 from outrider.dataplane.policies.tokens import Keys, TokenProof
+from outrider.files import FileError, read_apart
 from outrider.model.addresses import hide_in_urls
 
 log = logging.getLogger("outrider")
@@ -58,7 +58,7 @@ class KeySet:
                 log.info("%s has %d keys for %s", self._shown, len(keys), self._alg)
                 if skipped:
                     log.warning("%s: %d keys are left out: %s", self._shown, len(skipped), "; ".join(skipped[:3]))
-        except (FetchError, OSError, ValueError) as error:
+        except (FetchError, FileError, OSError, ValueError) as error:
             self._failures += 1
             if self._failures == (1 if self._is_url() else _BEING_WRITTEN):
                 log.error("the key set %s cannot be used: %s; the last keys stay", self._shown, error)
@@ -90,7 +90,7 @@ class KeySet:
 
     async def _read(self) -> bytes:
         if not self._is_url():
-            return await read_file(self._source, _LARGEST)
+            return await read_apart(self._source, _LARGEST)
         answer = await fetch(self._source, timeout=_TIMEOUT, limit=_LARGEST)
         if answer.status != 200:
             raise FetchError(f"it answered {answer.status}")

@@ -10,16 +10,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from time import monotonic, time
 
+from outrider.blocking import run_apart
 from outrider.config.interpolate import interpolate
 from outrider.config.keys import verifying_key
 from outrider.config.resolve import Resolved
 from outrider.controlplane.credentials import Fetched, fetched, minter
-from outrider.controlplane.files import beside_the_loop
 from outrider.controlplane.inbound import Guarded
 from outrider.controlplane.upkeep import repeat
 from outrider.dataplane.policies.credentials import Credential, TokenCredential
 from outrider.dataplane.policies.guard import KeyProof
 from outrider.dataplane.policies.tokens import TokenProof
+from outrider.files import READ_TIMEOUT
 from outrider.model.messages import is_field_value
 
 log = logging.getLogger("outrider")
@@ -124,15 +125,16 @@ class Secrets:
         template = source.template
         assert template is not None
         try:
-            value = await beside_the_loop(f"the file of {name}", lambda: interpolate(template, os.environ))
+            value = await run_apart(("secret", name), lambda: interpolate(template, os.environ), READ_TIMEOUT)
             if value == source.value:
                 source.failures = 0
                 return
             source.use(value)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             source.failures += 1
             if source.failures == _BEING_WRITTEN:
-                log.error("credential %s keeps its last value: %s", name, error)
+                why = "its file could not be read in time" if isinstance(error, TimeoutError) else error
+                log.error("credential %s keeps its last value: %s", name, why)
             return
         source.value, source.since, source.failures = value, time(), 0
         log.info("credential %s was replaced", name)
