@@ -235,10 +235,10 @@ def without(lines: list[bytes], names: frozenset[bytes]) -> list[bytes]:
 class _DateLine:
     """The `Date` of the present second, made once a second."""
 
-    __slots__ = ("line", "second")
+    __slots__ = ("line", "since", "until")
 
     def __init__(self) -> None:
-        self.second = 0
+        self.since = self.until = 0.0
         self.line = b""
 
 
@@ -247,10 +247,11 @@ _date: Final = _DateLine()
 
 def date_line() -> bytes:
     """The field line that says when an answer was made (RFC 9110 §6.6.1)."""
-    second = int(time())
-    if second != _date.second:
-        _date.second = second
-        _date.line = f"date: {formatdate(second, usegmt=True)}\r\n".encode()
+    now = time()
+    if not _date.since <= now < _date.until:
+        _date.since = float(int(now))
+        _date.until = _date.since + 1
+        _date.line = f"date: {formatdate(_date.since, usegmt=True)}\r\n".encode()
     return _date.line
 
 

@@ -22,14 +22,13 @@ _WITHOUT_STATE: Final = frozenset((b"tracestate",))
 _TRACEPARENT: Final = re.compile(rb"00%b|(?!ff|00)[0-9a-f]{2}%b(?:-.{0,200})?" % (_IDS, _IDS))
 
 
-# What an id may consist of, and how long it may be, in bytes: it is logged, echoed, and kept while its call lives.
-_VISIBLE: Final = bytes(range(0x20, 0x7F))
+# Bytes of an id: it is logged, echoed, and kept while its call lives.
 _LONGEST_ID: Final = 256
 
 
 def is_id(value: bytes) -> bool:
     """Whether a correlation id of the app's is taken: some visible ASCII. Otherwise the call gets one from us."""
-    return 0 < len(value) <= _LONGEST_ID and not value.translate(None, _VISIBLE)
+    return 0 < len(value) <= _LONGEST_ID and value.isascii() and value.decode().isprintable()
 
 
 class Context:
