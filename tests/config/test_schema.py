@@ -185,6 +185,8 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "write GET",
     ),
     "no such store": (remembering(store="memory"), "inbound.idempotency.store", "an absolute path or redis"),
+    "browsers: refuse": (top(browsers="refuse"), "browsers", "a map with hosts"),
+    "browsers: a URL": (top(browsers={"origins": ["http://x/y"]}), "browsers.origins[0]", "an origin like"),
     "redis nowhere": (remembering(store="redis"), "inbound.idempotency.store", "redis: { url:"),
     "nothing to ask": (remembering(after_crash="ask"), "inbound.idempotency.after_crash", "ask: /internal"),
     "asked without a key": (remembering(after_crash="ask", ask="/done"), "inbound.idempotency.ask", "{key}"),

@@ -20,6 +20,7 @@ from outrider.model.units import parse_duration
 # Characters of a secret that nobody can guess; HS256 demands as many (RFC 7518 §3.2).
 SHORTEST_SECRET: Final = 32
 
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/?#@\s]+")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 BALANCERS = ("least-latency", "least-requests", "round-robin")
 _HASH = re.compile(r"hash:header:[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -166,6 +167,25 @@ def method(value: str) -> str:
     """A method, in the case that it has (RFC 9110 §9.1)."""
     if is_other_spelling(value.encode()):
         raise fail(f"methods are told apart by case: {value} is not {value.upper()}", f"write {value.upper()}")
+    return value
+
+
+def browsers(value: Any) -> Any:
+    if isinstance(value, dict) or value == "pass":
+        return value
+    raise fail(f"expected pass, or a map with hosts and origins, got {str(value).lower()}")
+
+
+def passes(value: Any) -> Any:
+    if value != "pass":
+        raise PydanticCustomError("switch", "expected pass")
+    return value
+
+
+def origin(value: str) -> str:
+    """The origin of a page (RFC 6454 §6.2), or * for any."""
+    if value != "*" and not _ORIGIN.fullmatch(value):
+        raise fail(f'expected an origin like http://localhost:5173 or "*", got {value}', "leave the path out")
     return value
 
 

@@ -22,6 +22,17 @@ class Base(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
+class Browsers(Base):
+    """Pages in a browser on this machine are refused on the ports where the app calls: requests that say they come from
+    a page (`Origin`, `Sec-Fetch-Site`), and over the loopback interface those whose `Host` is no name of ours."""
+
+    hosts: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")]] = []
+    """Further names that the app calls us by, beside addresses, names without a dot, *.localhost, *.test, *.internal,
+    the services and their `hosts`."""
+    origins: list[Annotated[str, AfterValidator(checks.origin)]] = []
+    """Pages that may call, like http://localhost:5173; "*" for any."""
+
+
 class Admin(Base):
     listen: Listen = ("127.0.0.1", 4101)
     """Where the admin port listens. Loopback only, unless a token is set."""
@@ -610,6 +621,10 @@ class Config(Base):
     """Which of us: {instance}, x-service-id. Default: the host name."""
     listen: Listen = ("127.0.0.1", 4100)
     """Where the app calls."""
+    browsers: Annotated[
+        Browsers | Annotated[Literal["pass"], BeforeValidator(checks.passes)], BeforeValidator(checks.browsers)
+    ] = Browsers()
+    """Which pages in a browser may call; `pass` where the app passes the headers of browsers on."""
     admin: Admin = Admin()
     telemetry: Telemetry = Telemetry()
     workers: Annotated[Whole, Field(ge=1, le=64)] = 1

@@ -24,6 +24,7 @@ from outrider.controlplane.inbound import (
 )
 from outrider.controlplane.limits import concurrency, rate_limit
 from outrider.dataplane.balance import HASH
+from outrider.dataplane.browsers import Browsers
 from outrider.dataplane.cluster import Cluster, Endpoint
 from outrider.dataplane.context_store import ContextStore, Keep, Restore
 from outrider.dataplane.ejection import Ejection, EjectionSettings
@@ -79,6 +80,7 @@ class Compiled:
     limits: Limits
     noted: frozenset[bytes]
     correlate: Correlate
+    browsers: Browsers | None
     clusters: list[Cluster]
     routes: list[Route]
     breakers: list[Breaker]
@@ -115,7 +117,9 @@ class _Compiler:
         self._noted: set[bytes] = set()
         correlation = self._config.defaults.correlation or Correlation()
         correlate = (correlation.header.lower().encode(), ID_FORMATS[correlation.generate])
-        self._out = Compiled(RouteTable(), self._limits(), frozenset(), correlate, [], [], [], self._credentials())
+        self._out = Compiled(
+            RouteTable(), self._limits(), frozenset(), correlate, self._browsers(), [], [], [], self._credentials()
+        )
 
     def run(self) -> Compiled:
         out = self._out
@@ -146,6 +150,11 @@ class _Compiler:
             else:
                 steps.append(_prepared(one))
         return Fallback(steps, elsewhere)
+
+    def _browsers(self) -> Browsers | None:
+        """What keeps pages in a browser away; None where the app passes browsers' requests on."""
+        settings = self._config.browsers
+        return None if settings == "pass" else Browsers(settings.hosts, settings.origins)
 
     def _limits(self) -> Limits:
         limits = self._config.limits

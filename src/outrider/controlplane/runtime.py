@@ -112,6 +112,7 @@ class Runtime:
             self.compiled.limits,
             noted=self.compiled.noted,
             correlate=self.compiled.correlate,
+            browsers=self.compiled.browsers,
             report=self.access,
             report_all=self.access.wants_all,
         )

@@ -48,6 +48,7 @@ from outrider.model.messages import Response
 from outrider.model.reply import Reply, rescue
 
 if TYPE_CHECKING:
+    from outrider.dataplane.browsers import Browsers
     from outrider.dataplane.proxy import Limits, Proxy
     from outrider.dataplane.routing import Service
     from outrider.dataplane.share import Share
@@ -87,6 +88,8 @@ class Downstream:
 
     __slots__ = (
         "_active",
+        "_asks_host",
+        "_browsers",
         "_carrying",
         "_chunked_answer",
         "_close_after",
@@ -147,6 +150,8 @@ class Downstream:
         self._stranger = True  # no good call has ended on it yet
         self._told = False  # it was refused, and is open only to be told so
         self._dedicated = dedicated
+        self._browsers = proxy.browsers if share is proxy.outbound else None
+        self._asks_host = True
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)
         self._parser = _NO_PARSER  # until the connection is made: it will hold us, we hold it
         self._incoming: Call | None = None  # the call whose head or body is being read
@@ -913,24 +918,45 @@ class Downstream:
             call.keep_alive = False
             call.route = self.proxy.no_route
         else:
-            match = self.proxy.table.resolve(call, self._dedicated)
-            if isinstance(match, Failure):
-                failure = match
-                call.route = self.proxy.no_route
-            else:
-                service, call.path, call.prefix = match
-                call.route = service.route_for(call.method, call.path) if service.declared else service.default
-                if service.confined and climbs(call.path):
-                    failure = Failure(Kind.BAD_REQUEST, "dot segments could leave the path this service is bound to")
-                elif len(call.noted) > 1 and (failure := self._check_hops(call)) is not None:
-                    pass
-                elif self._upgrading:
-                    failure = self._may_switch(call)
+            failure = self._find_route(call)
         if failure is not None:
             call.aborted = failure
         if call.length or call.chunked:
             self._expect_body(call)
         self._queue.append(call)
+
+    def _find_route(self, call: Call) -> Failure | None:
+        """Where the request goes, and whether it may go there."""
+        browsers, noted = self._browsers, call.noted
+        failure: Failure | None = None
+        if browsers is not None and (
+            (self._asks_host and noted.get(b"host") not in browsers.fine)
+            or (len(noted) > 1 and (b"origin" in noted or b"sec-fetch-site" in noted))
+        ):
+            failure = self._refuse_browser(call, browsers)
+        match = self.proxy.table.resolve(call, self._dedicated) if failure is None else failure
+        if isinstance(match, Failure):
+            call.route = self.proxy.no_route
+            return match
+        service, call.path, call.prefix = match
+        call.route = service.route_for(call.method, call.path) if service.declared else service.default
+        if service.confined and climbs(call.path):
+            return Failure(Kind.BAD_REQUEST, "dot segments could leave the path this service is bound to")
+        if len(noted) > 1:
+            failure = self._check_hops(call)
+        return self._may_switch(call) if failure is None and self._upgrading else failure
+
+    def _refuse_browser(self, call: Call, browsers: Browsers) -> Failure | None:
+        """Why a request is refused that may come from a page in a browser on this machine; None if it is not."""
+        failure = browsers.refuse_page(call)
+        host = call.noted.get(b"host")
+        if failure is not None or not self._asks_host or host in browsers.fine or host is None:
+            return failure
+        if not _is_loopback(self._transport.get_extra_info("sockname")):
+            self._asks_host = False  # here we may have any name
+            return None
+        failure = browsers.refuse_host(host, self.proxy.table)
+        return failure if call.target[:1] == b"/" else None  # an absolute URL says itself where it leads
 
     def on_body(self, piece: bytes) -> None:
         self._pieces.append(piece)
@@ -1189,6 +1215,12 @@ class Downstream:
             self._transport = DISCARDING
             if self.write_paused:
                 self.resume_writing()  # nobody reads any more, so nobody is too slow
+
+
+def _is_loopback(address: Any) -> bool:
+    """Whether a socket's own address is one that only this machine reaches."""
+    host = str(address[0]).removeprefix("::ffff:") if isinstance(address, tuple) else ""
+    return host.startswith("127.") or host == "::1"
 
 
 def _ending(call: Call, close: bool) -> bytes:

@@ -19,6 +19,7 @@ from outrider.dataplane.timers import NEVER, Timers
 from outrider.dataplane.turns import Turns
 
 if TYPE_CHECKING:
+    from outrider.dataplane.browsers import Browsers
     from outrider.dataplane.call import Call
     from outrider.dataplane.downstream import Downstream
 
@@ -36,6 +37,8 @@ NOTED = frozenset(
         b"expect",
         b"host",
         b"idempotency-key",
+        b"origin",
+        b"sec-fetch-site",
         b"max-forwards",
         b"te",
         b"traceparent",
@@ -81,17 +84,20 @@ class Proxy:
         *,
         noted: frozenset[bytes] = NOTED,
         correlate: Correlate = _CORRELATE,
+        browsers: Browsers | None = None,
         report: Report = lambda call, seconds: None,
         report_all: bool = False,
     ) -> None:
         """`noted` are the request headers that any policy in the table reads, lower case. `correlate` is the header of
-        the correlation id, lower case, and what makes a new one. `report` hears of every
-        call that was retried, refused or failed; with `report_all`, of every call."""
+        the correlation id, lower case, and what makes a new one. `browsers` refuses the requests of pages, where they
+        are refused. `report` hears of every call that was retried, refused or failed; with `report_all`, of every
+        call."""
         self.loop = loop
         self.table = table
         self.limits = limits
         self.noted = noted | NOTED
         self._correlation_header, self._new_id = correlate
+        self.browsers = browsers
         self.report = report
         self.report_all = report_all
         self.timers = Timers(loop)
