@@ -231,7 +231,7 @@ def test_other_lines_are_folded_by_their_text(make_pipe: Any) -> None:
     logs.close()
     lines = pipe.read()
     assert len(lines) == 11
-    assert (lines[-1]["like"], lines[-1]["repeated"]) == ("circuit %s: %s", 90)
+    assert (lines[-1]["like"], lines[-1]["repeated"]) == ("circuit user: open", 90)
 
 
 # ---------------------------------------------------------------- what comes from outside

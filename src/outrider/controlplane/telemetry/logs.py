@@ -179,7 +179,7 @@ class _Queue(logging.Handler):
         # Lines of calls have been folded already, before their fields were put together.
         if not hasattr(record, "folded"):
             kind = (record.name, record.levelno, record.msg)
-            if not self._repetitions.admit(kind, {"like": _cut(str(record.msg), _LONGEST_SENTENCE)}):
+            if not self._repetitions.admit(kind, {"like": _cut(record.getMessage(), _LONGEST_SENTENCE)}):
                 return
         size = _size(record)
         with self._news:
