@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from time import monotonic
 
 import pytest
@@ -232,3 +233,124 @@ async def test_what_stands_still_until_the_deadline(outrider: Outrider, head: by
         with pytest.raises(BrokenError):
             await exchange(proxy.port, get("/user/x"))
         assert proxy.breaker_state() == state
+
+
+# ---------------------------------------------------------------- answers that come before the request is all there
+
+
+@contextmanager
+def refusing(status: int, after: int) -> Iterator[str]:
+    """The URL of a target that reads so many bytes of a request, answers, and closes with the rest unread, so that its
+    answer is followed by a reset. It runs beside the event loop, as a real one does."""
+
+    def serve() -> None:
+        while True:
+            sock, _ = listening.accept()
+            with sock:
+                if stop.is_set():
+                    return
+                got = 0
+                while got < after and (data := sock.recv(min(65536, after - got))):
+                    got += len(data)
+                with suppress(OSError):
+                    sock.sendall(response(status, b"too large"))
+
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            stop.set()
+            socket.create_connection(listening.getsockname()).close()
+            thread.join(5)
+
+
+@pytest.mark.parametrize("after", [1000, 1_000_000])
+@pytest.mark.parametrize("status", [413, 401, 200])
+async def test_the_answer_to_an_early_refused_upload_is_read(outrider: Outrider, status: int, after: int) -> None:
+    """A target that answers and closes while we still send has answered: its word passes, and a 4xx blames nobody."""
+    with refusing(status, after) as url:
+        async with outrider(config(url, STRICT, "retry: false")) as proxy:
+            for _ in range(8):
+                answer = await exchange(proxy.port, request("POST", "/user/x", b"x" * 5_000_000))
+                assert (answer.status, answer.body) == (status, b"too large")
+            assert proxy.breaker_state() == "closed"
+
+
+async def test_a_refused_upload_may_go_on_while_it_flows(outrider: Outrider) -> None:
+    """Many apps read the answer only when they have sent everything: a refused upload is not cut while it flows."""
+    loop = asyncio.get_running_loop()
+    async with Target(raw_at_once(response(413, b"too large"))) as target:
+        async with outrider(config(target.url)) as proxy:
+            with socket.create_connection(("127.0.0.1", proxy.port)) as app:
+                app.setblocking(False)
+                await loop.sock_sendall(app, request("POST", "/user/x", None, "Content-Length: 1000000"))
+                end = monotonic() + 2.6
+                while monotonic() < end:
+                    await loop.sock_sendall(app, b"x" * 1000)
+                    await asyncio.sleep(0.1)
+                assert (await loop.sock_recv(app, 65536)).startswith(b"HTTP/1.1 413 ")
+
+
+def raw_at_once(data: bytes) -> Action:
+    """These bytes, without waiting for the request's body, and then wait for the other side to close."""
+
+    async def act(one: Exchange) -> None:
+        await one.send(data)
+        await one.until_closed()
+
+    return act
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_an_early_answer_does_not_end_the_upload(outrider: Outrider, framing: str) -> None:
+    """A target that has said yes gets the rest of the request; the app has its answer at once."""
+
+    async def answer_first(one: Exchange) -> None:
+        await one.send(response(202, b"go on"))
+        await one.body()
+
+    lines = ["Content-Length: 30000"] if framing == "length" else ["Transfer-Encoding: chunked"]
+    async with Target(answer_first) as target, outrider(config(target.url, STRICT)) as proxy:
+        async with Client(proxy.port) as client:
+            await client.send(request("POST", "/user/x", None, *lines))
+            answer = await client.answer()
+            assert (answer.status, answer.body) == (202, b"go on")
+            for _ in range(30):
+                await client.send(b"x" * 1000 if framing == "length" else b"3e8\r\n" + b"x" * 1000 + b"\r\n")
+                await asyncio.sleep(0.002)
+            if framing == "chunked":
+                await client.send(b"0\r\n\r\n")
+            await eventually(lambda: target.seen[0].complete, "the whole request at the target")
+            assert await client.end() == "eof"
+        assert target.seen[0].body == b"x" * 30000
+        await eventually(lambda: proxy.outcomes() == {"ok": 1}, "one good call")
+
+
+@pytest.mark.parametrize("who", ["app", "target"])
+async def test_an_upload_that_breaks_off_after_its_answer(outrider: Outrider, who: str) -> None:
+    """Whichever side leaves then, the other connection is closed, and the call was answered."""
+    leave = asyncio.Event()
+
+    async def answer_first(one: Exchange) -> None:
+        await one.send(response(202, b"go on"))
+        if who == "target":
+            await leave.wait()
+            one.reset()
+        else:
+            await one.until_closed()
+            one.target.closed += 1
+
+    async with Target(answer_first) as target, outrider(config(target.url, STRICT)) as proxy:
+        async with Client(proxy.port) as client:
+            await client.send(request("POST", "/user/x", None, "Content-Length: 30000") + b"x")
+            assert (await client.answer()).status == 202
+            leave.set()
+            if who == "target":
+                assert await client.end() == "eof"
+        if who == "app":
+            await eventually(lambda: target.closed, "the target's connection closed")
+        await eventually(lambda: proxy.outcomes() == {"ok": 1}, "one good call")
+        assert proxy.breaker_state() == "closed"

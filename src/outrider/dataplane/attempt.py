@@ -245,7 +245,9 @@ class Attempt:
         """The app has sent the last byte of its body: from here the target has a full attempt to answer, unless it is
         slow to take what has been sent."""
         connection = self.connection
-        if connection is not None and connection.failure is None and self.unfinished:
+        if connection is None or connection.upload_finished():
+            return
+        if connection.failure is None and self.unfinished:
             self._serve_from(monotonic())
             connection.watch_upload(self.served_from)
 

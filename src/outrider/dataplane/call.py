@@ -171,6 +171,8 @@ async def carry(call: Call) -> None:
             result = await degraded(call, route.fallback, result)
         if isinstance(result, Response) and result.complete and route.fallback is None and not call.upgrade:
             outcome = forward(call, result)  # the common end
+            if call.body is not None and takes_the_rest(call, result):
+                await finish_upload(call, outcome)
         else:
             outcome = await conclude(call, result)
     except asyncio.CancelledError:
@@ -208,7 +210,11 @@ async def conclude(call: Call, result: Response | Failure) -> Outcome:
     reply = stand_in(call, result) if call.route.fallback is not None else None
     if reply is None and isinstance(result, Response):
         outcome = forward(call, result)
-        return outcome if result.complete else await stream(call, result, outcome)
+        if not result.complete:
+            return await stream(call, result, outcome)
+        if call.body is not None and takes_the_rest(call, result):
+            await finish_upload(call, outcome)
+        return outcome
     outcome = give_up_on(call, result)
     if reply is not None:
         answer_here(call, reply)
@@ -345,7 +351,8 @@ def forward(call: Call, response: Response) -> Outcome:
         call.label = "retried"
     if response.complete:
         call.downstream.send_whole(call, response)
-        attempt.seal(outcome)
+        if call.body is None or not takes_the_rest(call, response):
+            attempt.seal(outcome)
         recorded(call, response)
     else:
         call.downstream.send_head(call, response)
@@ -370,8 +377,10 @@ async def stream(call: Call, response: Response, outcome: Outcome) -> Outcome:
         if call.recorder is not None:
             call.recorder.add(response.pieces)
         call.downstream.send_end(response)
-        attempt.seal(outcome, now)
         recorded(call, response)
+        if call.body is not None and takes_the_rest(call, response):
+            await finish_upload(call, outcome)
+        attempt.seal(outcome, now)
         return outcome
     call.failure = failure
     call.label = failure.kind.label
@@ -379,6 +388,35 @@ async def stream(call: Call, response: Response, outcome: Outcome) -> Outcome:
     call.downstream.abort()  # the app must see that something is missing
     attempt.seal(failure.kind.outcome)
     return failure.kind.outcome
+
+
+def takes_the_rest(call: Call, response: Response) -> bool:
+    """Whether the target, which has answered, is to get the rest of the request that the app is still sending: unless
+    it has refused it, or is gone."""
+    attempt = call.attempt
+    return (
+        not call.all_here()
+        and response.status < 400
+        and attempt is not None
+        and attempt.connection is not None
+        and attempt.connection.alive
+    )
+
+
+async def finish_upload(call: Call, outcome: Outcome) -> None:
+    """The app has its answer, and the target gets the rest of the request, for as long as it moves."""
+    attempt = call.attempt
+    assert attempt is not None
+    assert attempt.connection is not None
+    if attempt.is_probe():
+        attempt.judge_head(outcome)
+    attempt.connection.finish_upload()
+    try:
+        while not attempt.connection.settled:
+            await suspended()
+    except asyncio.CancelledError:
+        pass  # the app has left or stands still; it was answered, so nothing else has to be said
+    attempt.seal(outcome)
 
 
 async def tunnel(call: Call, response: Response) -> Outcome:

@@ -58,8 +58,10 @@ log = logging.getLogger("outrider")
 
 _NO_PARSER: Final = RequestParser(None)
 _NO_BODY: Final = frozenset((204, 304))
-# Seconds that a refused upload may go on before the connection is cut, so that the app can read the answer.
+# Seconds of silence after which the connection of a refused upload is cut, so that the app can read the answer; and the
+# most that such an upload may go on.
 _LINGER: Final = 2.0
+_LONGEST_LINGER: Final = 30.0
 # Bytes of a read that are always parsed at once. What goes beyond is parsed slice by slice: of one slice so many bytes
 # and so many requests at most, and slices for so many seconds before it is the turn of others.
 _SMALL: Final = 1024
@@ -106,6 +108,7 @@ class Downstream:
         "_in_head",
         "_incoming",
         "_linger_buffered",
+        "_linger_until",
         "_lingering",
         "_look_pause",
         "_lost",
@@ -125,6 +128,7 @@ class Downstream:
         "_skip_head",
         "_source",
         "_starting",
+        "_still_sending",
         "_stranger",
         "_stray_bytes",
         "_told",
@@ -188,6 +192,8 @@ class Downstream:
         self._close_after = False
         self._deaf = False  # nothing more is read as a request
         self._lingering = False
+        self._linger_until = NEVER
+        self._still_sending = False  # something has come since the last look, and was dropped
         self._linger_buffered = -1  # bytes the app had not taken at the last look
         self._lost = False
         self._ended = False  # the app sends nothing more; it may still wait for answers
@@ -463,6 +469,8 @@ class Downstream:
         elif self._incoming is not None and self._incoming.upgrade and not self._close_after:
             self._early.append(data)
             self.pause_reading()
+        else:
+            self._still_sending = True
 
     def _head(self, call: Call, response: Response) -> list[bytes]:
         """Status line, the target's fields, framing, and what Outrider tells the app."""
@@ -521,20 +529,25 @@ class Downstream:
         self._queue.clear()
         self._unparsed = b""
         self._regulate()
-        self.proxy.timers.arm(self, monotonic() + _LINGER)
+        now = monotonic()
+        self._linger_until = now + _LONGEST_LINGER
+        self.proxy.timers.arm(self, now + _LINGER)
         if self._transport.can_write_eof() and not self._ended:
             self._transport.write_eof()
         else:  # TLS says that nothing more comes by closing; an app that has ended its side has nothing unread here
             self._transport.close()
 
     def _linger_on(self, now: float) -> None:
-        """Wait on while the app takes its answer; then, or when it has stopped taking it, cut the connection."""
+        """Wait on while the app takes its answer, and for a while if it still sends: many read when all is sent."""
         buffered = self.buffered()
-        if buffered in (0, self._linger_buffered):
+        if buffered not in (0, self._linger_buffered):
+            self._linger_buffered = buffered
+            self.proxy.timers.arm(self, now + self.proxy.limits.body_idle_timeout)
+        elif self._still_sending and now < self._linger_until:
+            self._still_sending = False
+            self.proxy.timers.arm(self, now + _LINGER)
+        else:
             self._transport.abort()
-            return
-        self._linger_buffered = buffered
-        self.proxy.timers.arm(self, now + self.proxy.limits.body_idle_timeout)
 
     # ---------------------------------------------------------------- asyncio.Protocol
 

@@ -9,6 +9,7 @@ flows from this connection to the app's without waking anyone.
 
 from __future__ import annotations
 
+import os
 import select
 from asyncio import Transport
 from collections.abc import Callable
@@ -50,6 +51,8 @@ _STATUS_AT: Final = 9
 _LONGEST_LENGTH: Final = 19
 # Seconds by which an answer that waits in the kernel may be read too late, when the event loop is busy.
 _OUR_LATENESS: Final = 0.25
+_ENDED: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
+_AT_ONCE: Final = 64 * 1024  # bytes
 # Seconds between two looks at an upload that the target is slow to take.
 _SHORTEST_LOOK: Final = 0.01
 _LONGEST_LOOK: Final = 1.0
@@ -89,6 +92,7 @@ class Upstream:
         "_descriptor",
         "_endpoint",
         "_feed_size",
+        "_finishing",
         "_given_up",
         "_head_bytes",
         "_head_done",
@@ -174,6 +178,7 @@ class Upstream:
         self._last_buffered = 0
         self._taken = 0  # bytes of the request that the target had at the latest look
         self._moved_at = 0.0  # when a look last found more of them
+        self._finishing = False  # the answer is there, and the upload goes on
         self._slow_to_take = False  # a look found the upload ended by the app but not taken by the target
 
     # ---------------------------------------------------------------- one exchange, as the attempt drives it
@@ -191,7 +196,7 @@ class Upstream:
             self._personal = True
         self._head_bytes = self._stray_bytes = self._written = self._taken = 0
         self._moved_at = attempt.sent
-        self._slow_to_take = False
+        self._slow_to_take = self._finishing = False
         self._seam = b""
         self.due = due
         if due < self.wake:
@@ -204,7 +209,11 @@ class Upstream:
             self.settled = True
 
     def write(self, data: bytes) -> None:
-        """Send request bytes."""
+        """Send request bytes. Not once the target has ended the connection: a write that fails would end our side, too,
+        and with it the answer that may wait to be read."""
+        if self._written and self._tunnel is None and self._ended_by_target():
+            self._clean = False
+            return
         self._written += len(data)
         self._transport.write(data)
 
@@ -218,6 +227,22 @@ class Upstream:
         attempt = self.attempt
         if attempt is not None and not self._head_done:
             self._timers.arm(self, min(attempt.due, now + self._look_after(attempt)))
+
+    def finish_upload(self) -> None:
+        """The target has answered before it had all of the request, and may go on taking it; `settled` is set anew when
+        the upload is over, one way or the other."""
+        self._finishing = True
+        self.settled = not self.alive
+        attempt = self.attempt
+        assert attempt is not None
+        self._moved_at = now = monotonic()
+        self._timers.arm(self, min(attempt.call.ends, now + self._look_after(attempt)))
+
+    def upload_finished(self) -> bool:
+        """The app has sent all of the request; whether anything was waiting for that."""
+        if self._finishing:
+            self._settle()
+        return self._finishing
 
     def pipe(self, sink: ResponseSink) -> None:
         """Let the rest of the body flow into the sink; `settled` is set anew at its end."""
@@ -261,13 +286,21 @@ class Upstream:
         else:
             if body is not None:
                 body.detach(self)
-            if self._tunnel is None:  # which closes by itself, once everything has been sent
+            if self._finishing and self.alive and body is not None and body.sent:
+                self._close_when_sent(attempt, now)
+            elif self._tunnel is None:  # which closes by itself, once everything has been sent
                 self.close()
 
     def _took_all_of(self, body: RequestBody) -> bool:
         """Whether the target has taken the whole request. One that answers before that may drop the rest, or take
         it for the next request: its connection is not used again (RFC 9112 §9.3)."""
         return body.sent and not self.write_paused and self._transport.get_write_buffer_size() == 0
+
+    def _close_when_sent(self, attempt: Attempt, now: float) -> None:
+        """Close once the rest of an upload has gone out, which may not take for ever."""
+        self._lost()
+        self._transport.close()
+        self._timers.arm(self, now + attempt.call.route.body_idle)
 
     def close(self) -> None:
         """Close the connection, whatever state it is in."""
@@ -283,6 +316,10 @@ class Upstream:
         then its kernel had not acknowledged a single byte. Only an orderly end proves that: the FIN carries an
         acknowledgement of everything that came before it, a reset does not. With TLS, bytes cannot be compared."""
         return self._tls is None and unacknowledged(self._descriptor) >= self._written
+
+    def _ended_by_target(self) -> bool:
+        """Ask the kernel whether the target has ended or reset the connection, which we may not have read yet."""
+        return self._poll is None or any(events & _ENDED for _, events in self._poll(0))
 
     def disturbed(self) -> bool:
         """Ask the kernel whether the target has closed, or sent bytes nobody asked for, while we were idle."""
@@ -401,10 +438,14 @@ class Upstream:
         else:
             self._broken("closed the connection")
         self._lost()
+        if self._finishing:
+            self._settle()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost()
+        if exc is not None and self._tls is None:
+            self._read_what_is_left()
         if self._tunnel is not None:
             self._tunnel.lost(self)
         elif refused_our_certificate(exc):
@@ -414,7 +455,21 @@ class Upstream:
                 self._settle()
         else:
             self._broken("reset the connection" if exc else "closed the connection")
+            if self._finishing:
+                self._settle()
         self._let_go()
+
+    def _read_what_is_left(self) -> None:
+        """A write has failed, which ends the connection for the event loop. What the target had said before is still in
+        the kernel: often why it takes no more."""
+        try:
+            while self.attempt is not None and not self.response.complete and self._tunnel is None:
+                data = os.read(self._descriptor, _AT_ONCE)
+                if not data:
+                    break
+                self.data_received(data)
+        except OSError:
+            pass  # nothing is left
 
     def pause_writing(self) -> None:
         self.write_paused = True
@@ -435,6 +490,8 @@ class Upstream:
             self.close()
         elif not self._head_done:
             self._head_expired(attempt, now)
+        elif self._finishing:
+            self._finishing_expired(attempt, now)
         elif self._sink is None and not self.settled:
             if now < attempt.due:
                 self._timers.arm(self, attempt.due)
@@ -630,7 +687,7 @@ class Upstream:
     def _upload_goes_on(self, attempt: Attempt, body: RequestBody, now: float) -> bool:
         """Look how far the request has got. True if there is nothing to say about the answer yet: the request is still
         on its way, or that it is not has been dealt with here."""
-        queued = self._transport.get_write_buffer_size() + max(0, unacknowledged(self._descriptor))
+        queued = self._queued()
         if self._written - queued > self._taken:
             self._taken = self._written - queued
             self._moved_at = now
@@ -668,6 +725,23 @@ class Upstream:
             self._fail(kind, f"the target took nothing of the request for {format_duration(patience)}")
         self._settle()
         return True
+
+    def _finishing_expired(self, attempt: Attempt, now: float) -> None:
+        """Look whether the rest of an upload is still taken by a target that has answered already. If it waits for the
+        app, that is watched by the app's connection."""
+        call = attempt.call
+        queued = self._queued()
+        if self._written - queued > self._taken or not queued:
+            self._taken = self._written - queued
+            self._moved_at = now
+        if now < call.ends and now - self._moved_at < call.route.body_idle:
+            self._timers.arm(self, min(call.ends, now + self._look_after(attempt)))
+        else:
+            self._settle()
+
+    def _queued(self) -> int:
+        """Bytes of the request that the target has not taken yet."""
+        return self._transport.get_write_buffer_size() + max(0, unacknowledged(self._descriptor))
 
     def _look_after(self, attempt: Attempt) -> float:
         """Seconds between two looks at an upload: few beside any of the times that it may take."""
