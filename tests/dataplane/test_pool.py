@@ -15,13 +15,16 @@ class Connection:
     def __init__(self, pool: Pool, *, alive: bool = True, gone: bool = False) -> None:
         self.alive = alive
         self.gone = gone
-        self.asked = False
+        self.asked = self.retired = False
         self._pool = pool
         pool.open += 1
 
     def disturbed(self) -> bool:
         self.asked = True
         return self.gone
+
+    def retire(self) -> None:
+        self.retired = True
 
     def close(self) -> None:
         self.alive = False
@@ -90,3 +93,16 @@ def test_close_closes_every_idle_connection(pool: Pool) -> None:
     pool.close()
     assert not any(connection.alive for connection in connections)
     assert (pool.open, pool.idle) == (0, [])
+
+
+def test_connections_to_addresses_that_are_gone_are_retired(pool: Pool) -> None:
+    """Only those that lead to an address that the host name no longer has; what is closed is not remembered."""
+    old, kept, literal, closed, dead = (idle(pool) for _ in range(5))
+    pool.note_address(old, "10.0.0.1")
+    pool.note_address(kept, "10.0.0.2")
+    pool.note_address(closed, "10.0.0.1")
+    closed.close()
+    dead.alive = False
+    pool.note_address(dead, "10.0.0.1")
+    pool.retire_all_but(frozenset(("10.0.0.2", "10.0.0.3")))
+    assert [one for one in (old, kept, literal, closed, dead) if one.retired] == [old]

@@ -78,6 +78,31 @@ async def test_running_out_entirely_is_survived(outrider: Outrider) -> None:
         await client.__aexit__()
 
 
+async def test_running_out_is_not_the_targets_fault(outrider: Outrider) -> None:
+    """Without a descriptor for a connection to the target calls are refused as such, and neither circuit nor endpoint
+    is blamed: with descriptors again, the next call passes."""
+    text = (
+        "services: {{ user: {{ url: ['{0}', '{0}/'], retry: false, circuit_breaker: {{ consecutive_failures: 2 }} }} }}"
+    )
+    async with Target(plain()) as target, outrider(text.format(target.url)) as proxy, Client(proxy.port) as client:
+        await client.send(b"")
+        await eventually(lambda: proxy.app.runtime.proxy.connections, "accepted")
+        with one_descriptor_left():
+            last = os.dup(0)
+            try:
+                for _ in range(5):
+                    answer = await client.call(get("/user/x"))
+                    assert answer.status == 503
+                    assert b'"error": "LOCAL_FAULT"' in answer.body
+                    assert b'"origin": "proxy"' in answer.body
+            finally:
+                os.close(last)
+        assert (await client.call(get("/user/x"))).status == 200
+        assert not proxy.app.runtime.transitions
+        cluster = proxy.app.runtime.compiled.clusters[0]
+        assert [endpoint.standing for endpoint in cluster.endpoints] == ["ready", "ready"]
+
+
 def test_the_limit_of_open_files_is_raised_as_needed(caplog: pytest.LogCaptureFixture) -> None:
     """As far as the system allows; where that is not enough, the log says so and names both settings."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -68,13 +68,13 @@ def test_blame_decides_the_outcome(kind: Kind) -> None:
     """Nothing that the caller did, or that was refused here, counts against the target."""
     if kind.origin in (Origin.CALLER, Origin.PROXY):
         assert kind.outcome is NEUTRAL
-        assert kind.phase is None
+        assert kind.phase is None or kind is Kind.LOCAL_FAULT  # which may be over, or spare another endpoint
 
 
 @pytest.mark.parametrize("kind", Kind)
 def test_what_may_be_tried_again_counts_as_failure(kind: Kind) -> None:
-    """Whatever has a phase was an attempt that failed."""
-    assert kind.phase is None or kind.outcome is FAILURE
+    """Whatever has a phase was an attempt that failed, unless this machine has."""
+    assert kind.phase is None or kind.outcome is FAILURE or kind is Kind.LOCAL_FAULT
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,11 @@ many open files, a name server that answers nonsense, a bug of ours. A failed lo
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
+
+from outrider.model.failure import LOCAL_ERRORS
 
 log = logging.getLogger("outrider")
 
@@ -18,8 +19,6 @@ log = logging.getLogger("outrider")
 _AGAIN_FIRST, _AGAIN_LAST = 0.5, 15.0
 # Seconds that work may take to end after it was cancelled.
 _AFTERWARDS = 1.0
-# Errors of this machine, which say nothing about whatever is looked at.
-_OWN = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL, errno.EAGAIN))
 
 # Looks once; returns after how many seconds to look again.
 Look = Callable[[], Awaitable[float]]
@@ -128,7 +127,7 @@ class Upkeep:
 def is_own(error: BaseException | None) -> bool:
     """Whether an error says that this machine is short of something, and nothing about the other side."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _OWN:
+        if isinstance(error, OSError) and error.errno in LOCAL_ERRORS:
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -13,7 +13,7 @@ policies/       deadline, context, rate_limit, concurrency, retry (with budget),
                 fallback: one file each
 attempt.py      one try at one endpoint: breaker, balance, connect, stamp, send, wait for the head
 cluster.py      a service's endpoints and the choice among them
-pool.py dial.py an idle connection, or a new one; tls.py for https
+pool.py dial.py an idle connection, or a new one; names.py knows the addresses, tls.py is for https
 wire.py         the head as bytes, and the hop-by-hop rules
 replay.py       the request body, kept for another try up to a limit
 upstream.py     the connection to the target: parses the answer, whose body flows back through downstream.py

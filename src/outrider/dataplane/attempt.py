@@ -206,7 +206,9 @@ class Attempt:
         proxy = self.call.downstream.proxy
         # A task of its own, because asyncio's time limits need one; connecting is not the common case.
         raw = self.call.method == b"CONNECT"
-        dialling = proxy.loop.create_task(dial(endpoint, proxy.timers, min(route.connect_timeout, left), raw))
+        dialling = proxy.loop.create_task(
+            dial(endpoint, proxy.timers, proxy.names, min(route.connect_timeout, left), raw)
+        )
         try:
             connection = await dialling
         except CancelledError:

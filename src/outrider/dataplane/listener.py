@@ -222,3 +222,4 @@ class Listener:
             else:
                 connection.abort()
         self._proxy.timers.close()
+        self._proxy.names.close()

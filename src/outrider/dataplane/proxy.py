@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.cluster import Cluster
 from outrider.dataplane.entropy import ENTROPY
+from outrider.dataplane.names import Names
 from outrider.dataplane.policies.context import is_id
 from outrider.dataplane.policies.retry import Retry
 from outrider.dataplane.routing import Route, RouteTable
@@ -101,6 +102,7 @@ class Proxy:
         self.report = report
         self.report_all = report_all
         self.timers = Timers(loop)
+        self.names = Names()
         self.turns = Turns(loop)
         self.stats = ProxyStats()
         self.connections: set[Downstream] = set()

@@ -311,6 +311,13 @@ class Upstream:
             self._transport.abort()
             self._let_go()
 
+    def retire(self) -> None:
+        """Finish the exchange under way, and close instead of going back to the pool."""
+        if self.attempt is not None:
+            self._clean = False
+        elif self._tunnel is None:
+            self.close()
+
     def untouched(self) -> bool:
         """Whether the target has provably not acted on this exchange's request: it has ended the connection, and until
         then its kernel had not acknowledged a single byte. Only an orderly end proves that: the FIN carries an

@@ -6,10 +6,28 @@ One table, so that the reply, the retry decision, the breaker, the metrics and t
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from outrider.model.outcome import FAILURE, NEUTRAL, Outcome
+
+# Errors of this machine that say nothing about whatever was to be reached: no descriptor, memory, local port or thread
+# left, no network, not this kind of network.
+LOCAL_ERRORS: Final = frozenset(
+    (
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOBUFS,
+        errno.ENOMEM,
+        errno.EAGAIN,
+        errno.EADDRNOTAVAIL,
+        errno.EADDRINUSE,
+        errno.EAFNOSUPPORT,
+        errno.ENETDOWN,
+    )
+)
 
 
 class Origin(Enum):
@@ -64,6 +82,8 @@ class Kind(Enum):
     INTERNAL = ("internal", 500, "proxy_internal_error", "Internal error of the proxy", Origin.PROXY, "-")
 
     NO_ENDPOINT = ("no-endpoint", 503, "destination_unavailable", "No healthy endpoint", Origin.NETWORK, "UH")
+    LOCAL_FAULT = ("local-fault", 503, "proxy_internal_error", "No connection can be begun here", Origin.PROXY, "-",
+                   Phase.CONNECT, NEUTRAL, "overloaded")  # fmt: skip
     CONNECT_REFUSED = ("connect-failed", 502, "connection_refused", "Connection refused", Origin.NETWORK, "UF",
                        Phase.CONNECT, FAILURE)  # fmt: skip
     UNREACHABLE = ("connect-failed", 502, "destination_ip_unroutable", "Target unreachable", Origin.NETWORK, "UF",
