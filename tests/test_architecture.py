@@ -101,7 +101,7 @@ def test_the_data_plane_knows_neither_configuration_nor_control_plane() -> None:
 def test_the_configuration_knows_no_plane() -> None:
     """Reading a file has nothing to do with calls."""
     for path in within("config"):
-        assert planes(path) <= {"model", "config", "errors"}, name_of(path)
+        assert planes(path) <= {"model", "config", "errors", "files"}, name_of(path)
 
 
 def test_the_control_plane_does_not_know_who_starts_it() -> None:
