@@ -33,6 +33,7 @@ UNSENT = [
     Kind.TLS_ALERT,
     Kind.TLS_FAILED,
     Kind.CLOSED_UNSENT,
+    Kind.LOCAL_FAULT,
 ]
 SENT = [Kind.RESET, Kind.INVALID_RESPONSE, Kind.RESPONSE_HEAD_TOO_LARGE, Kind.INCOMPLETE, Kind.ATTEMPT_TIMEOUT]
 FINAL = [kind for kind in Kind if kind not in UNSENT + SENT]
