@@ -91,6 +91,17 @@ async def test_a_visitor_that_is_answered_makes_no_room(tmp_path: Path, monkeypa
             assert await first.end()
 
 
+async def test_an_idle_visitor_stays_while_there_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full port with nobody waiting keeps the connections it has: a scraper is not cut off for nothing."""
+    monkeypatch.setitem(servers._MOST, "telemetry.listen", 2)
+    async with sidecar(tmp_path, CONFIG) as proxy:
+        async with Client(proxy.telemetry) as first, Client(proxy.telemetry) as second:
+            for _ in range(3):
+                for client in (first, second):
+                    assert (await client.call(get("/healthz", host="127.0.0.1"))).status == 200
+                    await asyncio.sleep(0.03)
+
+
 async def test_an_answer_takes_no_longer_than_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An order whose body does not come is ended, so that it does not hold its place for ever."""
     monkeypatch.setattr(servers, "_WORK", 0.05)

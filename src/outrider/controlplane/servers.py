@@ -40,6 +40,8 @@ _SWEEP_EVERY = 1.0
 _ACCEPTS_PER_TURN = 16  # then those that have come get their turn
 # Seconds until the next try when accepting was not possible.
 _PAUSE = 0.1
+# Seconds within which a visitor is not made to leave: what it has to say is on its way.
+_CHANCE = 0.02
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
@@ -115,44 +117,56 @@ class ControlServer:
         """Take what waits, some at a time."""
         assert self._bound is not None
         for _ in range(_ACCEPTS_PER_TURN):
+            full = self._is_full()
+            idlest = self._idlest() if full else None
+            if full and idlest is None and not all(visitor.busy for visitor in self.visitors.values()):
+                self._pause(_CHANCE)  # some have only just come
+                return
             try:
                 accepted, _ = self._bound.accept()
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
                 if error.errno in _EXHAUSTED:
-                    self._pause()
+                    self._pause(_PAUSE)
                     return
                 continue  # the other side has given up already
-            if len(self.visitors) < self.most or self._make_room():
-                self.take(accepted)
-            else:
+            if full and idlest is None:
                 accepted.close()
+                continue
+            if idlest is not None:
+                self._end(idlest)
+            self.take(accepted)
 
-    def _pause(self) -> None:
+    def _pause(self, seconds: float) -> None:
         """Leave connections in the kernel's queue for a moment."""
         assert self._bound is not None
         loop = asyncio.get_running_loop()
         loop.remove_reader(self._bound)
-        self._resuming = loop.call_later(_PAUSE, self._resume)
+        self._resuming = loop.call_later(seconds, self._resume)
 
     def _resume(self) -> None:
         assert self._bound is not None
         self._resuming = None
         asyncio.get_running_loop().add_reader(self._bound, self._accept)
 
-    def _make_room(self) -> bool:
-        """Let go of those that have left; if there are none, end the one that has been silent longest, those first that
-        have never said anything. Returns False if all are being answered."""
-        for protocol in [one for one, visitor in self.visitors.items() if visitor.gone]:
-            del self.visitors[protocol]
-        if len(self.visitors) < self.most:
-            return True
-        idle = [(v.spoken, v.since, p) for p, v in self.visitors.items() if not v.busy and v.transport is not None]
-        if not idle:
-            return False
-        self._end(min(idle, key=lambda one: one[:2])[2])
-        return True
+    def _is_full(self) -> bool:
+        """Whether there are as many visitors as there may be, once those are forgotten that have left."""
+        if len(self.visitors) >= self.most:
+            for protocol in [one for one, visitor in self.visitors.items() if visitor.gone]:
+                del self.visitors[protocol]
+        return len(self.visitors) >= self.most
+
+    def _idlest(self) -> object | None:
+        """The visitor that has been silent longest, those first that have never said anything. None if all are being
+        answered, or have only just come."""
+        before = monotonic() - _CHANCE
+        idle = [
+            (v.spoken, v.since, protocol)
+            for protocol, v in self.visitors.items()
+            if not v.busy and v.transport is not None and v.since < before
+        ]
+        return min(idle, key=lambda one: one[:2])[2] if idle else None
 
     def _end(self, protocol: object) -> None:
         transport = self.visitors.pop(protocol).transport
