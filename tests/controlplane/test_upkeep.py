@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import os
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -133,15 +134,19 @@ def test_own_errors_are_told_from_those_of_others() -> None:
     assert not is_own(None)
 
 
-def test_orphans_are_taken_away_but_not_at_first_sight() -> None:
-    """A zombie that is still there at the next look is waited for by nothing else."""
-    pid = os.fork()
-    if not pid:
-        os._exit(0)
-    assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT) is not None
+def test_orphans_are_taken_away_but_not_at_once() -> None:
+    """A process that has been a zombie for longer than anything waits is waited for by nothing."""
+    ended = []
+    for _ in range(2):
+        ended.append(os.posix_spawn(sys.executable, [sys.executable, "-S", "-c", ""], {}))
+    for pid in ended:
+        assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT) is not None
     orphans = Orphans()
-    orphans.take_away()
-    assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
-    orphans.take_away()
-    with pytest.raises(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
+    orphans.take_away(100.0)
+    orphans.take_away(114.0)
+    for pid in ended:
+        assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+    orphans.take_away(115.0)
+    for pid in ended:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
