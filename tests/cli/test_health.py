@@ -12,6 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from outrider.cli.health import main
+from outrider.cli.options import asked
 from tests.servers import free_port
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nready\n"
@@ -36,17 +37,21 @@ def answering(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
         thread.join(5)
 
 
-@pytest.mark.parametrize("token", ["two\nlines-0123456789", "with blank", "\u00e4\u00f6\u00fc"])
+@pytest.mark.parametrize("token", ["two\nlines-0123456789", "with blank-0123456789", "\u00e4\u00f6\u00fc-0123456789"])
 def test_a_token_that_is_none_is_not_printed(
     token: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It would end the header or the request: the port is not asked, and nothing of it is shown."""
+    """It would end the header or the request: the admin port is not asked, and nothing of the token is shown; readiness
+    needs none, and is asked for without."""
     monkeypatch.setenv("OUTRIDER_ADMIN_TOKEN", token)
     with pytest.raises(SystemExit):
-        main(["--address", "127.0.0.1:1"])
+        asked("127.0.0.1:1", "/api/v1/keys")
     told = capsys.readouterr().err
     assert "OUTRIDER_ADMIN_TOKEN holds characters that no token has" in told
-    assert "lines-0123456789" not in told
+    assert "0123456789" not in told
+    with answering(OK) as (address, requests):
+        assert main(["--address", address]) == 0
+    assert b"uthorization" not in requests[0]
 
 
 def test_ready(capsys: pytest.CaptureFixture[str]) -> None:

@@ -77,6 +77,20 @@ async def test_a_receiver_that_is_late_gets_the_old_key(outrider: Outrider, tmp_
             assert len(target.seen) == 6
 
 
+async def test_a_receiver_that_stays_late_fails_no_call(outrider: Outrider, tmp_path: Path) -> None:
+    """However many calls need the key before: the retry budget is for faults, and this is none."""
+    file = tmp_path / "key"
+    file.write_text(OLD)
+    text = f"credentials: {{ k: {{ header: x-api-key, value: '${{file:{file}}}' }} }}\n"
+    async with Target(wants(OLD)) as target:
+        async with outrider(text + f"services: {{ user: {{ url: '{target.url}', auth: k }} }}") as proxy:
+            file.write_text(NEW)
+            await rotate(proxy)
+            for _ in range(60):
+                assert (await exchange(proxy.port, get("/user/x"))).status == 200
+            assert len(target.seen) == 120
+
+
 @dataclass
 class Rotation:
     """What a caller sends and what its guard takes: three files, and calls that go on while these change."""

@@ -56,9 +56,7 @@ def _report(problems: list[Problem], resolved: Resolved | None, failed: bool) ->
     click.echo(f"{verdict}: {len(resolved.services)} services, {routes} routes; {summary}")
     if resolved.config.admin.token is None:
         host, port = resolved.config.admin.listen
-        click.echo(
-            f"every process on this machine can look at it and stop it at {host}:{port}, as admin.token is not set"
-        )
+        click.echo(f"any process on this machine may look at it and stop it at {host}:{port}: admin.token is not set")
     idle, busy = series(len(resolved.services), routes)
     click.echo(f"about {idle} metric series at start, {busy} once every route has seen 3 methods with 5 statuses each")
 

@@ -17,7 +17,7 @@ def command(admin: str) -> None:
     """Drain a running sidecar: readiness turns 503, calls in flight and the app's last ones are finished, then it
     ends. A token of the admin port is taken from OUTRIDER_ADMIN_TOKEN."""
     try:
-        status, text = ask(admin, "/-/drain", method="POST")
+        status, text = ask(admin, "/-/drain", method="POST", admin=True)
     except (OSError, ValueError) as error:
         click.echo(f"outrider: no answer from {admin}: {getattr(error, 'strerror', None) or error}", err=True)
         sys.exit(EXIT_FAILED)

@@ -48,19 +48,21 @@ def address_of(parser: argparse.ArgumentParser, options: argparse.Namespace) -> 
         parser.error(str(error))
 
 
-def ask(address: str, path: str, *, method: str = "GET", body: str = "") -> tuple[int, str]:
+def ask(address: str, path: str, *, method: str = "GET", body: str = "", admin: bool = False) -> tuple[int, str]:
     """One request to a control port: `(status, text)`. A token, if the port has one, is taken from
-    OUTRIDER_ADMIN_TOKEN. Raises ValueError for a bad address or token, OSError for no answer."""
+    OUTRIDER_ADMIN_TOKEN. Raises ValueError for a bad address, OSError for no answer. `admin`: it needs the token, so
+    raises ValueError for one that is none, which it does not show."""
     host, _, port = address.rpartition(":")
     if not host or not port.isdigit():
         raise ValueError(f"must be HOST:PORT, not {address}")
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close", "X-Outrider: 1"]
     if method == "POST":
         lines += ["Content-Type: application/json", f"Content-Length: {len(body.encode())}"]
-    if token := os.environ.get("OUTRIDER_ADMIN_TOKEN", "").strip():
-        if not (token.isascii() and token.isprintable() and " " not in token):
-            raise ValueError("cannot be asked: OUTRIDER_ADMIN_TOKEN holds characters that no token has")
-        lines.append(f"Authorization: Bearer {token}")
+    token = os.environ.get("OUTRIDER_ADMIN_TOKEN", "").strip()
+    if token.isascii() and token.isprintable() and " " not in token:
+        lines += [f"Authorization: Bearer {token}"] if token else []
+    elif admin:
+        raise ValueError("OUTRIDER_ADMIN_TOKEN holds characters that no token has")
     with socket.create_connection((host.strip("[]"), int(port)), timeout=_TIMEOUT) as connection:
         connection.sendall("\r\n".join([*lines, "", body]).encode())
         answer = b""

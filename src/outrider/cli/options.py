@@ -52,7 +52,7 @@ def admin_port(function: F) -> F:
 def asked(admin: str, path: str, *, method: str = "GET", body: str = "") -> dict[str, Any]:
     """What the admin port of a running sidecar answers; without a good answer, says why and exits."""
     try:
-        status, text = ask(admin, path, method=method, body=body)
+        status, text = ask(admin, path, method=method, body=body, admin=True)
     except (OSError, ValueError) as error:
         click.echo(f"outrider: no answer from {admin}: {getattr(error, 'strerror', None) or error}", err=True)
         sys.exit(EXIT_FAILED)

@@ -114,11 +114,12 @@ def _run_then_stop(command: list[str], admin: str) -> int:
             child.send_signal(early_number)
         code = child.wait()
     try:
-        status, text = ask(admin, "/-/quit", method="POST")
+        status, text = ask(admin, "/-/quit", method="POST", admin=True)
         if status != 202:
             sys.stderr.write(f"outrider: the sidecar did not take the order to stop: {text or status}\n")
-    except OSError as error:
-        sys.stderr.write(f"outrider: the sidecar at {admin} could not be told to stop: {error.strerror or error}\n")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        sys.stderr.write(f"outrider: the sidecar at {admin} could not be told to stop: {why}\n")
     return code if code >= 0 else 128 - code
 
 

@@ -19,7 +19,8 @@ from outrider.config.scalars import Duration, DurationRange, NotYet, RatePerPeri
 class Base(BaseModel):
     """Unknown keys are errors, and models do not change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    # What an error says of a value is for `config.load` to decide, which knows the secrets.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
 
 
 class Browsers(Base):
