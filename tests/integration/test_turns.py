@@ -178,3 +178,20 @@ async def test_a_request_in_one_read_is_carried_with_its_body(outrider: Outrider
             for _ in range(2):
                 answer = await client.call(data)
                 assert (answer.status, answer.get("connection")) == (502, None)
+
+
+async def test_the_app_does_not_wait_in_line_with_callers(outrider: Outrider) -> None:
+    """Each side has a line of its own: a large request of the app takes its turn beside those of twenty floods."""
+    loop = asyncio.get_running_loop()
+    async with Target(plain()) as target:
+        guard = f"inbound: {{ listen: 127.0.0.1:0, app: '{target.url}', accept: [{{ header: x-key, values: [k] }}] }}"
+        async with outrider(guard + CONFIG.format(target.url)) as proxy, Client(proxy.port) as client:
+            port = proxy.app.ports["inbound.listen"]
+            floods = [asyncio.ensure_future(send_and_read(port, get("/x") * 200, 200)) for _ in range(20)]
+            await asyncio.sleep(0.05)
+            began = loop.time()
+            assert (await client.call(get("/user/x", "X-Large: " + "x" * 5000))).status == 200
+            took = loop.time() - began
+            assert not all(flood.done() for flood in floods)
+            await asyncio.gather(*floods)
+    assert took < 0.25

@@ -209,9 +209,9 @@ class Downstream:
 
     # ---------------------------------------------------------------- calls, in order
 
-    def _carry_next(self) -> None:
+    def _carry_next(self, in_turn: bool = False) -> None:
         """Carry what waits in the queue, one call after the other, until one has to wait or others have to get their
-        turn."""
+        turn. `in_turn`: it is this connection's turn; otherwise those that wait for theirs have precedence."""
         queue = self._queue
         self._carrying = True
         carried = 0
@@ -220,8 +220,8 @@ class Downstream:
             if carried:
                 now = monotonic()
                 if carried == 1:
-                    end = now + _SLICE_TIME
-                elif now >= end:
+                    end = now + _SLICE_TIME if in_turn or not self._share.turns.crowded else now
+                if now >= end:
                     self._ask_turn()
                     break
             carried += 1
@@ -584,7 +584,7 @@ class Downstream:
         else:
             self._unparsed = self._unparsed[self._parsed :] + data
             self._parsed = 0
-            if self.proxy.turns.crowded:
+            if self._share.turns.crowded:
                 self._regulate()
             else:
                 self._parse_on()
@@ -642,7 +642,7 @@ class Downstream:
         """There is more to do than fits into this turn of the loop."""
         if not self._turn_asked:
             self._turn_asked = True
-            self.proxy.turns.ask(self._take_turn)
+            self._share.turns.ask(self._take_turn)
 
     def _take_turn(self) -> None:
         self._turn_asked = False
@@ -650,7 +650,7 @@ class Downstream:
             return
         if self._queue:
             if not self._carrying:
-                self._carry_next()
+                self._carry_next(in_turn=True)
         elif self._unparsed:
             self._parse_on()
 

@@ -17,7 +17,6 @@ from outrider.dataplane.routing import Route, RouteTable
 from outrider.dataplane.share import Share
 from outrider.dataplane.stats import ClusterStats, ProxyStats, RouteStats
 from outrider.dataplane.timers import NEVER, Timers
-from outrider.dataplane.turns import Turns
 
 if TYPE_CHECKING:
     from outrider.dataplane.browsers import Browsers
@@ -103,11 +102,10 @@ class Proxy:
         self.report_all = report_all
         self.timers = Timers(loop)
         self.names = Names()
-        self.turns = Turns(loop)
         self.stats = ProxyStats()
         self.connections: set[Downstream] = set()
-        self.outbound = Share(limits.downstream_connections)  # of the app, on the port for calls and those of services
-        self.inbound = Share(limits.downstream_connections)  # of callers from outside
+        self.outbound = Share(limits.downstream_connections, loop)  # of the app, dedicated ports included
+        self.inbound = Share(limits.downstream_connections, loop)  # of callers from outside
         self.known_hosts: set[bytes | None] = set()  # Host values that have been checked
         self.draining = False
         self.descriptors = sys.maxsize  # that this process may have

@@ -1,13 +1,16 @@
 """How many connections may come in: one share for the app's own calls, one for callers from outside.
 
-The two never take from each other, neither connections nor descriptors: a thousand strangers on the inbound port must
+The two never take from each other, neither connections nor descriptors nor turns (turns.py): a thousand strangers on the inbound port must
 not switch the app's way out off. Inside a share, whoever has not proven anything yet makes room first: when it is full,
 the oldest idle connection of a stranger is closed in favour of the newcomer.
 """
 
 from __future__ import annotations
 
+from asyncio import AbstractEventLoop
 from typing import TYPE_CHECKING, Final
+
+from outrider.dataplane.turns import Turns
 
 if TYPE_CHECKING:
     from outrider.dataplane.downstream import Downstream
@@ -27,10 +30,11 @@ class Share:
     `displaced` are counters.
     """
 
-    __slots__ = ("app", "count", "displaced", "limit", "opening", "refused", "strangers", "told")
+    __slots__ = ("app", "count", "displaced", "limit", "opening", "refused", "strangers", "told", "turns")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, loop: AbstractEventLoop) -> None:
         self.limit = limit
+        self.turns = Turns(loop)
         self.app: Service | None = None
         self.count = 0
         self.opening = 0

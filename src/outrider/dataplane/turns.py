@@ -1,8 +1,8 @@
 """Work that is too much for one turn of the event loop: a little of it per turn, so that every other call goes on.
 
 A connection may bring 250 kB in one read, and in them thousands of requests that are answered here. It does as much as
-fits into its slice, and asks for a turn for the rest. All connections that wait for turns are served in order and share
-one budget per turn of the loop, so a hundred of them delay the others no more than one does.
+fits into its slice, and asks for a turn for the rest. All connections of one side that wait for turns are served in
+order and share one budget per turn of the loop, so a hundred of them delay the others no more than one does.
 """
 
 from __future__ import annotations
