@@ -1,8 +1,8 @@
 """How many connections may come in: one share for the app's own calls, one for callers from outside.
 
-The two never take from each other, neither connections nor descriptors nor turns (turns.py): a thousand strangers on the inbound port must
-not switch the app's way out off. Inside a share, whoever has not proven anything yet makes room first: when it is full,
-the oldest idle connection of a stranger is closed in favour of the newcomer.
+The two never take from each other, neither connections nor descriptors nor turns (turns.py): a thousand strangers on
+the inbound port must not switch the app's way out off. Inside a share, those that have not proven anything yet make
+room first: when it is full, the oldest idle connection of a stranger is closed in favour of the newcomer.
 """
 
 from __future__ import annotations
