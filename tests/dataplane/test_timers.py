@@ -292,3 +292,44 @@ def test_entries_superseded_by_earlier_ones_do_not_pile_up() -> None:
         timers.forget(timed)
     assert timers.pending < 150
     assert (restless.due, restless.wake) == (clock() + 2601, clock() + 2601)
+
+
+# ---------------------------------------------------------------- standing still
+
+
+def test_after_standing_still_sockets_have_their_turn_first(loop: Loop, clock: Clock, timers: Timers) -> None:
+    """What is due then is told a moment later, and only if nothing has moved it meanwhile."""
+    waiting, answered = Waiting(), Waiting()
+    for one in (waiting, answered):
+        timers.arm(one, clock() + 5)
+    clock.advance(11)  # and no timer was called in that time
+    loop.run(0.01)
+    assert (waiting.told, answered.told) == ([], [])
+    timers.arm(answered, clock() + 5)
+    loop.run(1)
+    assert (waiting.told, answered.told) == ([pytest.approx(1011.06, abs=0.02)], [])
+
+
+def test_a_loop_that_is_always_late_tells_all_the_same(loop: Loop, clock: Clock, timers: Timers) -> None:
+    """A busy loop may be late again and again: one more turn is given, not one after the other."""
+    waiting = Waiting()
+    timers.arm(waiting, clock() + 5)
+    for _ in range(2):
+        clock.advance(6)
+        loop.run(0)
+    assert len(waiting.told) == 1
+
+
+def test_how_long_it_stood_still(loop: Loop, clock: Clock, timers: Timers) -> None:
+    """Known before and after the late timer is called, and only for what had begun before."""
+    timers.keep_watch()
+    loop.run(10)
+    assert timers.stood_still(1000, 1010) == 0
+    clock.advance(6)
+    assert timers.stood_still(1009, 1016) == pytest.approx(6, abs=0.3)
+    assert timers.stood_still(1015, 1016) == 1
+    loop.run(1)
+    assert timers.stood_still(1009, 1017) == pytest.approx(6, abs=0.3)
+    assert timers.stood_still(1016.9, 1017) == 0
+    assert timers.missed(1012) == pytest.approx(6, abs=0.3)
+    assert timers.missed(1009) == timers.missed(1016.5) == 0

@@ -20,6 +20,8 @@ log = logging.getLogger("outrider")
 
 # Bytes of an answer that are read; more than a health endpoint has to say.
 _MOST = 64 * 1024
+# Seconds by which a time limit may be late (above five seconds, aiohttp rounds them up) unless we stood still.
+_OUR_LATENESS = 1.25
 # Checks spread by this share of their interval, so that many sidecars do not ask in step.
 _SPREAD = 0.1
 
@@ -54,8 +56,12 @@ class HealthChecks:
             await repeat(f"health checks of {self._cluster.name}", check_all)
 
     async def _check(self, session: aiohttp.ClientSession, endpoint: Endpoint) -> None:
+        began = monotonic()
         try:
             complaint = await ask(session, endpoint, self._settings.path)
+            if complaint is not None and monotonic() - began > self._settings.timeout + _OUR_LATENESS:
+                # It was we who stood still: the answer may have been there in time.
+                complaint = await ask(session, endpoint, self._settings.path)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if is_own(error):
                 raise  # it says nothing about the endpoint

@@ -116,6 +116,7 @@ class Runtime:
             report=self.access,
             report_all=self.access.wants_all,
         )
+        self.proxy.timers.keep_watch()
         self.secrets = Secrets(resolved, self.compiled.credentials, self.compiled.guarded)
         self.lag = LoopLag()
         self.memory = Memory()

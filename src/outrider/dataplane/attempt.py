@@ -116,7 +116,10 @@ class Attempt:
             connection.end(self.started)
             connection = self.connection = None  # and only a reused one can be stale
             self.result = _NOT_YET
-        self.answered = monotonic()
+        self.answered = answered = monotonic()
+        if answered - self.served_from > _WORTH_A_LOOK:
+            # What we stood still was not the target's time.
+            self.served_from += call.downstream.proxy.timers.stood_still(self.served_from, answered)
         return self.result
 
     @property
@@ -292,4 +295,6 @@ def _hang_up(dialling: Task[Upstream | Failure]) -> None:
 
 # Reasons for a retry after which no other kept connection to the same endpoint is trusted.
 _ON_A_FRESH_CONNECTION: Final = frozenset(("reset", "408"))
+# Seconds that an attempt must have taken before it matters whether we stood still meanwhile.
+_WORTH_A_LOOK: Final = 0.1
 _NOT_YET: Final = Failure(Kind.CANCELLED, "the attempt was given up before it ended")

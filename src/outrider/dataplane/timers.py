@@ -19,6 +19,13 @@ TO_THE_END: Final = 300.0
 _MIN_STALE: Final = 64
 
 
+# Seconds by which timers are late only if the loop has stood still, and for which sockets then have their turn.
+_LATE: Final = 0.1
+_SECOND_LOOK: Final = 0.05
+# Seconds between two looks whether the loop stands still, while nothing else is waited for.
+_PULSE: Final = 0.25
+
+
 class Timed(Protocol):
     """Something that waits. `due` and `wake` start as NEVER; only Timers writes `wake`."""
 
@@ -30,7 +37,12 @@ class Timed(Protocol):
 
 
 class Timers:
-    """All the waits of one event loop. Times are `time.monotonic()` seconds."""
+    """All the waits of one event loop. Times are `time.monotonic()` seconds.
+
+    A timer that is late says something about us, not about what it waits for: this process was stopped, or kept from
+    its work. What has come meanwhile lies in the kernel, and event loops look at the time before they look at sockets.
+    So after standing still, nothing expires before the sockets have had their turn.
+    """
 
     def __init__(self, loop: AbstractEventLoop, clock: Callable[[], float] = monotonic) -> None:
         self._loop = loop
@@ -39,6 +51,10 @@ class Timers:
         self._sequence = 0
         self._handle: TimerHandle | None = None
         self._next = NEVER
+        self._expected = NEVER  # when `_fire` is to be called next
+        self._looking_again = False  # the loop stood still, and sockets are having their turn
+        self._stood_still = 0.0  # seconds, the last time
+        self._went_on = 0.0  # and when that was over
         self._stale = 0  # entries that will do nothing: of what was forgotten, or armed for earlier since
 
     def arm(self, timed: Timed, when: float) -> None:
@@ -46,6 +62,22 @@ class Timers:
         timed.due = when
         if when < timed.wake:
             self._push(timed, when)
+
+    def keep_watch(self) -> None:
+        """From now on notice within a moment when the loop stands still, although nothing else may be waited for."""
+        self.arm(_Pulse(self), self._clock() + _PULSE)
+
+    def stood_still(self, since: float, now: float) -> float:
+        """Seconds between these two times in which the loop stood still, as far as is known: of several such times only
+        the last one counts."""
+        late = now - self._expected
+        if late > _LATE:  # it has only just gone on
+            return min(late, now - since)
+        return min(self._stood_still, self._went_on - since) if self._went_on > since else 0.0
+
+    def missed(self, due: float) -> float:
+        """Seconds that the loop stood still the last time, if `due` passed meanwhile; else 0."""
+        return self._stood_still if self._went_on - self._stood_still - _PULSE <= due < self._went_on else 0.0
 
     def forget(self, timed: Timed) -> None:
         """Let go of something that will not be armed again: its entry would keep it in memory until it comes up."""
@@ -87,12 +119,23 @@ class Timers:
         if self._handle is not None:
             self._handle.cancel()
         self._next = when
-        self._handle = self._loop.call_later(max(0.0, when - self._clock()) + 0.001, self._fire)
+        now = self._clock()
+        wait = max(0.0, when - now) + 0.001
+        self._expected = now + wait
+        self._handle = self._loop.call_later(wait, self._fire)
 
     def _fire(self) -> None:
-        self._handle = None
-        self._next = NEVER
         now = self._clock()
+        late = now - self._expected
+        if late > _LATE and not self._looking_again:
+            self._looking_again = True
+            self._stood_still, self._went_on = late, now
+            self._expected = now + _SECOND_LOOK
+            self._handle = self._loop.call_later(_SECOND_LOOK, self._fire)
+            return
+        self._looking_again = False
+        self._handle = None
+        self._next = self._expected = NEVER
         heap = self._heap  # nobody is told, so nothing is forgotten, before the end of this loop
         due: list[Timed] = []  # taken out first: what is armed meanwhile, even for the past, waits for the next time
         while heap and heap[0][0] <= now:
@@ -121,3 +164,18 @@ class Timers:
         heap = self._heap
         if heap and heap[0][0] < self._next:
             self._schedule(heap[0][0])
+
+
+class _Pulse:
+    """A timer that does nothing but not be late."""
+
+    __slots__ = ("_timers", "due", "wake")
+
+    def __init__(self, timers: Timers) -> None:
+        self._timers = timers
+        self.due = NEVER
+        self.wake = NEVER
+
+    def expired(self, now: float) -> None:
+        """Wait on."""
+        self._timers.arm(self, now + _PULSE)

@@ -51,6 +51,8 @@ _STATUS_AT: Final = 9
 _LONGEST_LENGTH: Final = 19
 # Seconds by which an answer that waits in the kernel may be read too late, when the event loop is busy.
 _OUR_LATENESS: Final = 0.25
+# Seconds that a target gets at most when its time has passed while we stood still.
+_AFTER_STANDING_STILL: Final = 1.0
 _ENDED: Final = select.POLLRDHUP | select.POLLHUP | select.POLLERR
 _AT_ONCE: Final = 64 * 1024  # bytes
 # Seconds between two looks at an upload that the target is slow to take.
@@ -681,8 +683,17 @@ class Upstream:
         if now < attempt.due or attempt.has_more_time():
             self._timers.arm(self, attempt.due)
             return
+        if (missed := self._timers.missed(attempt.due)) > 0.0:
+            # The time passed while we stood still, and perhaps the target with us: it gets a moment to answer.
+            attempt.due = min(now + min(missed, _AFTER_STANDING_STILL), call.ends)
+            call.deadline = max(call.deadline, attempt.due)
+            if now < attempt.due:
+                self._timers.arm(self, attempt.due)
+                return
         had = now - attempt.served_from
-        if now < call.deadline:
+        if missed > 0.0:
+            self._fail(Kind.CALL_ENDED, "the call's time passed while Outrider stood still")
+        elif now < call.deadline:
             self._fail(Kind.ATTEMPT_TIMEOUT, _NO_ANSWER[Kind.ATTEMPT_TIMEOUT])
         elif attempt.served_from > attempt.started and had < min(attempt.limit, (now - call.started) / 2):
             left = format_duration(had)
