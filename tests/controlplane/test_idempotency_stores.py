@@ -456,3 +456,88 @@ async def test_what_may_have_begun_is_taken_back(redis: RedisServer, monkeypatch
             await asyncio.sleep(0.01)
     watching.cancel()
     await store.close()
+
+
+# ---------------------------------------------------------------- room
+
+
+async def fill(store: Store, caller: str, first: int, number: int, body: bytes = b"") -> None:
+    for index in range(first, first + number):
+        key = b"%024d" % index
+        assert await store.begin(key, b"f", caller=caller) is None
+        await store.finish(key, replace(ANSWER, body=body))
+
+
+async def remembered(store: Store, first: int, number: int) -> int:
+    """How many of these keys are known. Asking begins the others, so it is asked once."""
+    known = [await store.begin(b"%024d" % index, b"f") for index in range(first, first + number)]
+    return sum(entry is not None and entry.done for entry in known)
+
+
+async def test_the_greediest_caller_gives_way(tmp_path: Path) -> None:
+    """A caller with few keys keeps them, whatever another one does."""
+    store = SqliteStore(str(tmp_path / "k.db"), 60.0, 50)
+    await fill(store, "modest", 0, 5)
+    await fill(store, "greedy", 100, 200)
+    assert await store.purge() <= 50
+    assert await remembered(store, 0, 5) == 5
+    await store.close()
+
+
+async def test_answers_are_bounded_in_bytes(tmp_path: Path) -> None:
+    """Few large answers have no more room than many small ones; the modest caller's stay."""
+    store = SqliteStore(str(tmp_path / "k.db"), 60.0, 10_000, 1_000_000)
+    await fill(store, "modest", 0, 5, b"small")
+    await fill(store, "greedy", 100, 40, bytes(100_000))
+    await store.purge()
+    assert await remembered(store, 0, 5) == 5
+    with sqlite3.connect(tmp_path / "k.db") as database:
+        (held,) = database.execute("SELECT sum(length(body)) FROM calls").fetchone()
+    assert held <= 1_000_000
+    await store.close()
+
+
+async def test_lost_calls_are_never_forgotten_for_want_of_room(tmp_path: Path) -> None:
+    """They may have been executed: where they fill the store, new keys are refused instead."""
+    store = SqliteStore(str(tmp_path / "k.db"), 60.0, 20)
+    for index in range(20):
+        assert await store.begin(b"%024d" % index, b"f", caller="c") is None
+        await store.finish(b"%024d" % index, Entry(b"f", lost=True))
+    with pytest.raises(StoreError, match="it is full"):
+        await store.begin(b"n" * 24, b"f", caller="other")
+    first = await store.begin(b"%024d" % 0, b"f")
+    assert first is not None
+    assert first.lost
+    await store.close()
+
+
+async def test_a_late_answer_of_a_guard_that_was_taken_for_dead_is_kept(redis: RedisServer) -> None:
+    """Its call was executed: the next repetition gets that answer, and is not executed once more."""
+    dead, heir = redis_store(redis, service="late"), redis_store(redis, service="late")
+    assert await dead.begin(KEY, b"f") is None
+    redis.ask("DEL", dead._alive)
+    lost = await heir.begin(KEY, b"f")
+    assert lost.lost
+    assert await heir.begin(KEY, b"f", lost.token) is None
+    await heir.forget(KEY)
+    await dead.finish(KEY, ANSWER)
+    known = await heir.begin(KEY, b"f")
+    assert (known.done, known.body) == (True, ANSWER.body)
+    await dead.close()
+    await heir.close()
+
+
+async def test_a_store_of_an_earlier_version_is_opened(tmp_path: Path) -> None:
+    """Missing columns are added; what it remembers stays."""
+    file = tmp_path / "k.db"
+    with sqlite3.connect(file) as database:
+        database.execute(
+            "CREATE TABLE calls (name BLOB PRIMARY KEY, fingerprint BLOB NOT NULL, state INTEGER NOT NULL, "
+            "owner TEXT NOT NULL, status INTEGER NOT NULL DEFAULT 0, headers TEXT NOT NULL DEFAULT '[]', "
+            "body BLOB NOT NULL DEFAULT x'', expires REAL NOT NULL) WITHOUT ROWID"
+        )
+        database.execute("INSERT INTO calls VALUES (?, ?, 1, 'x', 200, '[]', x'00', 1e12)", (KEY, b"f"))
+    store = SqliteStore(str(file), 60.0, 100)
+    known = await store.begin(KEY, b"f")
+    assert (known.done, known.status) == (True, 200)
+    await store.close()

@@ -7,9 +7,11 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from time import monotonic, time
 
+import jwt
 import pytest
 
 from tests.integration.conftest import Outrider
@@ -19,7 +21,9 @@ from tests.integration.harness import (
     Client,
     Exchange,
     Seen,
+    Sidecar,
     Target,
+    chunked,
     eventually,
     exchange,
     get,
@@ -441,8 +445,7 @@ async def test_the_guard_sends_no_request_twice(outrider: Outrider, tmp_path: Pa
 
 
 async def test_the_app_hears_who_asks_and_for_whom(outrider: Outrider, tmp_path: Path) -> None:
-    """Two users of one caller may have the same key. What one of them is answered says nothing to the next one, and
-    nothing comes back that the caller could not read."""
+    """What one user is answered says nothing to the next one, and nothing comes back that the caller could not read."""
     ledger, store = Ledger(), tmp_path / "k.db"
     ledger.about = [plain(200, b"alice", "Set-Cookie: session=alice"), plain(200, b"bob")]
     async with Target(ledger) as app:
@@ -450,7 +453,7 @@ async def test_the_app_hears_who_asks_and_for_whom(outrider: Outrider, tmp_path:
         async with outrider(text) as proxy:
             inbound = proxy.app.ports["inbound.listen"]
             for user in ("alice", "bob"):
-                data = post("k", b"charge", "/payments", f"Authorization: Bearer {user}")
+                data = post(f"of-{user}", b"charge", "/payments", f"Authorization: Bearer {user}")
                 await exchange(inbound, data)
                 lose(store)
                 assert (await exchange(inbound, data)).body == user.encode()
@@ -538,3 +541,223 @@ async def test_what_is_asked_for_a_keyed_call_goes_on_with_it(outrider: Outrider
         async with outrider(text) as proxy:
             data = post("a", b"x", "/payments", "X-Request-Timeout-Ms: 50")
             assert (await exchange(proxy.app.ports["inbound.listen"], data)).body == b"paid"
+
+
+# ---------------------------------------------------------------- who shares a key, and what is the same call
+
+KEY = "the-key-of-this-platform-0123456789"
+PROVEN = """
+service: {service}
+inbound:
+  listen: 127.0.0.1:0
+  app: '{app}'
+  protect: [/internal]
+  accept:
+    - {{ header: x-api-key, values: [{key}] }}
+    - {{ jwt: {{ alg: HS256, key: {key}, audience: "{{service}}" }}, forward: true }}
+  idempotency: {{ store: '{store}', {more} }}
+services: {{ other: 'http://127.0.0.1:9' }}
+"""
+INTERNAL = "/internal/payments"
+
+
+def proven(app: Target, store: Path, *, service: str = "payment", more: str = "ttl: 1h") -> str:
+    return PROVEN.format(app=app.url, store=store, service=service, key=KEY, more=more)
+
+
+def by_key(*lines: str) -> tuple[str, ...]:
+    return (f"x-api-key: {KEY}", "x-service-name: booking", *lines)
+
+
+def token(number: int) -> str:
+    claims = {"iss": "booking", "aud": "payment", "iat": int(time()), "exp": int(time()) + 60, "jti": str(number)}
+    return f"Authorization: Bearer {jwt.encode(claims, KEY, 'HS256')}"
+
+
+async def test_services_that_share_a_store_do_not_share_keys(outrider: Outrider, tmp_path: Path) -> None:
+    """A refund is executed although a payment at another service had the same key, path and caller."""
+    store = tmp_path / "k.db"
+    answers = []
+    for service in ("payment", "refund", "payment"):
+        async with Target(plain(200, service.encode())) as app, outrider(proven(app, store, service=service)) as proxy:
+            answer = await exchange(proxy.app.ports["inbound.listen"], post("k", b"x", INTERNAL, *by_key()))
+            answers.append((answer.body, len(app.seen)))
+    assert answers == [(b"payment", 1), (b"refund", 1), (b"payment", 0)]
+
+
+async def test_replicas_of_one_caller_share_its_keys(outrider: Outrider, tmp_path: Path) -> None:
+    """The instance that repeats a call, or an id it makes for each request, does not make it another call."""
+    async with Target(plain(200, b"paid")) as app, outrider(proven(app, tmp_path / "k.db")) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        for number in range(3):
+            data = post("k", b"x", INTERNAL, *by_key(f"x-service-id: booking-{number}"))
+            assert (await exchange(inbound, data)).body == b"paid"
+        assert len(app.seen) == 1
+
+
+async def test_a_refreshed_token_of_the_caller_makes_no_other_call(outrider: Outrider, tmp_path: Path) -> None:
+    """The proof of the caller is no part of a call, even where the app gets to see it."""
+    async with Target(plain(200, b"paid")) as app, outrider(proven(app, tmp_path / "k.db")) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        for number in range(3):
+            assert (await exchange(inbound, post("k", b"x", INTERNAL, token(number)))).body == b"paid"
+        assert len(app.seen) == 1
+        assert app.seen[0].get("authorization") is not None
+
+
+@pytest.mark.parametrize("field", ["Authorization: Bearer bob", "Cookie: session=bob"])
+async def test_other_credentials_of_a_user_get_no_answer(outrider: Outrider, tmp_path: Path, field: str) -> None:
+    """A refreshed token of one user cannot be told from another user's: neither a replay nor a second execution."""
+    async with Target(plain(200, b"paid by alice")) as app, outrider(proven(app, tmp_path / "k.db")) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        first = field.replace("bob", "alice")
+        for _ in range(2):
+            assert (await exchange(inbound, post("k", b"x", INTERNAL, *by_key(first)))).status == 200
+        assert (await exchange(inbound, post("k", b"x", INTERNAL, *by_key(field)))).status == 422
+        assert len(app.seen) == 1
+
+
+async def test_users_of_one_caller_have_keys_of_their_own(outrider: Outrider, tmp_path: Path) -> None:
+    """Two users that a proven caller names may have the same key."""
+    async with Target(plain(200, b"paid")) as app, outrider(proven(app, tmp_path / "k.db")) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        for user in ("alice", "bob", "alice"):
+            assert (await exchange(inbound, post("k", b"x", INTERNAL, *by_key(f"x-user-id: {user}")))).status == 200
+        assert len(app.seen) == 2
+
+
+@pytest.mark.parametrize("chunks", [False, True])
+async def test_a_large_body_is_compared_to_its_last_byte(outrider: Outrider, tmp_path: Path, chunks: bool) -> None:
+    """Another body with the same key is a mistake, and never a replay, however late it differs."""
+
+    def upload(body: bytes) -> bytes:
+        if not chunks:
+            return post("k", body, INTERNAL, *by_key())
+        lines = (*by_key(), "Idempotency-Key: k", "Transfer-Encoding: chunked")
+        return request("POST", INTERNAL, None, *lines) + chunked(*filter(None, (body[:1000], body[1000:])))
+
+    same = b"A" * 200_000
+    others = (same[:-1] + b"B", same + b"A", same[:-1], b"B" * 200_000, b"B")
+    async with Target(plain(200, b"paid")) as app, outrider(proven(app, tmp_path / "k.db")) as proxy:
+        async with Client(proxy.app.ports["inbound.listen"]) as client:
+            assert (await client.call(upload(same))).body == b"paid"
+            for other in others:
+                assert (await client.call(upload(other))).status == 422
+            answer = await client.call(upload(same))
+            assert (answer.status, answer.get("idempotent-replayed")) == (200, "true")
+        assert len(app.seen) == 1
+        assert app.seen[0].body == same
+
+
+async def test_strangers_use_up_nothing(outrider: Outrider, tmp_path: Path) -> None:
+    """However many keys strangers send to public paths, a proven caller's call is not executed again."""
+    async with Target(plain(200, b"paid")) as app:
+        async with outrider(proven(app, tmp_path / "k.db", more="max_entries: 50")) as proxy:
+            async with Client(proxy.app.ports["inbound.listen"]) as client:
+                await client.call(post("k", b"x", INTERNAL, *by_key()))
+                for number in range(120):
+                    assert (await client.call(post(f"s{number}", b"x", "/public"))).get("idempotent-replayed") is None
+                again = await client.call(post("k", b"x", INTERNAL, *by_key()))
+                assert again.get("idempotent-replayed") == "true"
+        assert len(app.seen) == 121
+
+
+# ---------------------------------------------------------------- stores in trouble
+
+
+async def readiness(proxy: Sidecar) -> Answer:
+    return await exchange(proxy.telemetry, get("/readyz", "Connection: close", host="127.0.0.1"))
+
+
+async def test_a_locked_store_refuses_at_once_and_says_why(outrider: Outrider, tmp_path: Path) -> None:
+    """Many keyed calls at a locked store do not wait in a line; readiness and answer name the store; all is well again
+    when the lock is gone."""
+    store = tmp_path / "k.db"
+    async with Target(plain(200, b"paid")) as app, outrider(guard(app, store)) as proxy:
+        proxy.expected_errors.append("store of idempotency keys")
+        inbound = proxy.app.ports["inbound.listen"]
+        assert (await exchange(inbound, post("a"))).status == 200
+        with closing(sqlite3.connect(store, isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            began = monotonic()
+            answers = await asyncio.gather(*(exchange(inbound, post(f"k{number}")) for number in range(12)))
+            assert monotonic() - began < 3
+            assert {answer.status for answer in answers} == {503}
+            assert all(b"STORE_UNAVAILABLE" in answer.body for answer in answers)
+            ready = await readiness(proxy)
+            assert (ready.status, b"store of idempotency keys" in ready.body) == (503, True)
+            other.execute("ROLLBACK")
+        await asyncio.sleep(0.25)  # in which nothing tries the lock again
+        assert (await exchange(inbound, post("k"))).status == 200
+        assert (await readiness(proxy)).status == 200
+        assert len(app.seen) == 2
+
+
+async def test_a_damaged_store_that_is_moved_away_is_replaced(outrider: Outrider, tmp_path: Path) -> None:
+    """The remedy that the log names works without a restart."""
+    store = tmp_path / "k.db"
+    store.write_bytes(b"this is no database" * 100)
+    async with Target(plain(200, b"paid")) as app, outrider(guard(app, store)) as proxy:
+        proxy.expected_errors.append("store of idempotency keys")
+        inbound = proxy.app.ports["inbound.listen"]
+        assert (await exchange(inbound, post("a"))).status == 503
+        assert (await readiness(proxy)).status == 503
+        store.rename(tmp_path / "away")
+        for replayed in (None, "true"):
+            assert (await exchange(inbound, post("a"))).get("idempotent-replayed") == replayed
+        assert (await readiness(proxy)).status == 200
+
+
+async def test_a_store_that_is_removed_is_noticed(outrider: Outrider, tmp_path: Path) -> None:
+    """Keys are kept in a file that is there, not in one that only we still have open."""
+    store = tmp_path / "k.db"
+    async with Target(plain(200, b"paid")) as app:
+        async with outrider(guard(app, store)) as proxy:
+            proxy.expected_errors.append("store of idempotency keys")
+            inbound = proxy.app.ports["inbound.listen"]
+            await exchange(inbound, post("a"))
+            for file in tmp_path.glob("k.db*"):
+                file.unlink()
+            await exchange(inbound, post("b"))
+        async with outrider(guard(app, store)) as proxy:
+            answer = await exchange(proxy.app.ports["inbound.listen"], post("b"))
+            assert answer.get("idempotent-replayed") == "true"
+
+
+async def test_a_lost_call_is_asked_about_after_the_clock_was_set_back(outrider: Outrider, tmp_path: Path) -> None:
+    """A call that seems to lie in the future is not taken for one that is on its way."""
+    ledger, store = Ledger(), tmp_path / "k.db"
+    ledger.about = [plain(200, b"paid")]
+    async with Target(ledger) as app, outrider(guard(app, store, ASK)) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        await exchange(inbound, post("k"))
+        lose(store)
+        with closing(sqlite3.connect(store)) as database, database:
+            database.execute("UPDATE calls SET since = since + 86400")
+        assert (await exchange(inbound, post("k"))).body == b"paid"
+    assert len(ledger.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "asked"), [("k\u00e9y", "Jos\u00e9", 1), ("key", "Jos\u00e9", 1), ("key", "Jos\udce9", 0)]
+)
+async def test_the_app_is_asked_in_the_bytes_of_the_call(
+    outrider: Outrider, tmp_path: Path, key: str, name: str, asked: int
+) -> None:
+    """Key and user reach the app as the call brought them, or it is not asked; the call is not executed again."""
+    ledger, store = Ledger(), tmp_path / "k.db"
+    ledger.about = [plain(200, b"paid")]
+    async with Target(ledger) as app:
+        text = proven(app, store, more=ASK)
+        data = post("@", b"x", INTERNAL, *by_key("x-user-name: #"))
+        data = data.replace(b"@", key.encode()).replace(b"#", name.encode("utf-8", "surrogateescape"))
+        async with outrider(text) as proxy:
+            inbound = proxy.app.ports["inbound.listen"]
+            await exchange(inbound, data)
+            lose(store)
+            answer = await exchange(inbound, data)
+        assert answer.status == (200 if asked else 409)
+    assert len(ledger.asked) == asked
+    for one in ledger.asked:
+        assert (b"x-user-name", name.encode()) in [(field.lower(), value) for field, value in one.headers]
+        assert (b"idempotency-key", key.encode()) in [(field.lower(), value) for field, value in one.headers]

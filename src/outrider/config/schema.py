@@ -113,7 +113,9 @@ class Idempotency(Base):
     max_answer: Size = 256 * 1024
     """How large an answer is kept; of larger ones only that they were given."""
     max_entries: Annotated[Whole, Field(ge=1)] = 100_000
-    """How many in an SQLite file; what expires first goes first."""
+    """How many calls an SQLite file remembers. When it is full, answers to the caller with the most of them go."""
+    max_bytes: Size = 256 * 1024 * 1024
+    """How many bytes of answers an SQLite file keeps; the same go first."""
     on_error: Literal["refuse", "pass"] = "refuse"
     """What becomes of keyed calls while the store cannot be used: 503, or as if they had no key."""
     after_crash: Literal["refuse", "repeat", "ask"] = "refuse"

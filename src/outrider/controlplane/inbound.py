@@ -120,13 +120,15 @@ def compile_idempotency(config: Config, inbound: Inbound) -> Remembered | None:
         repeat=settings.after_crash == "repeat",
         lookup=lookup,
         exempt=exempt,
+        service=config.service,
+        proven_only=bool(inbound.accept),
     )
     return Remembered(policy, store, lookup)
 
 
 def _store(config: Config, settings: IdempotencySettings) -> SqliteStore | RedisStore:
     if settings.store != "redis":
-        return SqliteStore(settings.store, settings.ttl, settings.max_entries)
+        return SqliteStore(settings.store, settings.ttl, settings.max_entries, settings.max_bytes)
     from outrider.controlplane.idempotency.redis import RedisStore  # needs a library that not everybody has
 
     assert config.redis is not None  # config/inbound.py has seen to that

@@ -147,6 +147,11 @@ class Runtime:
         needed = {id(one) for route in self.compiled.routes if route.critical is not False for one in route.credentials}
         return [one.name for one in self.secrets.fetched if not one.credential.ready and id(one.credential) in needed]
 
+    def broken_store(self) -> str:
+        """Why keyed calls are refused at the moment, because their store cannot be used; nothing if they are not."""
+        remembered = self.compiled.idempotency
+        return remembered.store.trouble if remembered is not None and remembered.policy.strict else ""
+
     def _on_ejection(self, service: str, endpoint: str, out: bool, why: str) -> None:
         self.ejections[service, "ejected" if out else "returned"] += 1
         fields = {"service": service, "endpoint": endpoint, "why": why}

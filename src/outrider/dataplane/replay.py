@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Final, Protocol
 
 from outrider.dataplane.wire import LAST_CHUNK
@@ -35,6 +36,18 @@ class Sink(Protocol):
     def write(self, data: bytes) -> None: ...
 
 
+class Discard:
+    """A sink that takes everything and keeps nothing: for a body of which only the digest is wanted."""
+
+    __slots__ = ("write_paused",)
+
+    def __init__(self) -> None:
+        self.write_paused = False
+
+    def write(self, data: bytes) -> None:
+        """Let it go."""
+
+
 class RequestBody:
     """One request body. `limit` (bytes) bounds what is kept for replay, `max_size` what may come at all; `size` is what
     has arrived so far."""
@@ -43,6 +56,7 @@ class RequestBody:
         "announced",
         "chunked",
         "complete",
+        "digest",
         "kept",
         "limit",
         "max_size",
@@ -70,11 +84,14 @@ class RequestBody:
         self.sent = False  # the last byte has been handed to the present sink
         self.sink: Sink | None = None
         self.paused = False
-        self.whole_or_too_large: Callable[[], None] | None = None  # somebody waits for that
+        self.whole_or_too_large: Callable[[], None] | None = None  # called then, if it is set
+        self.digest: blake2b | None = None  # of all that has been fed, where that is asked for
 
     def feed(self, piece: bytes) -> None:
         """A piece arrived from the app. It goes out with the next `flush`."""
         self.size += len(piece)
+        if self.digest is not None:
+            self.digest.update(piece)
         self.pending.append(piece)
         if self.replayable:
             if self.size <= self.limit:
@@ -84,6 +101,13 @@ class RequestBody:
         if len(self.kept) > _MANY or len(self.pending) > _MANY:  # a piece of one byte takes forty
             self.kept = [b"".join(self.kept)]
             self.pending = [b"".join(self.pending)]
+
+    def begin_digest(self, prefix: int) -> bytes:
+        """Digest the whole body as it comes. Only before any of it has been sent, and once it is complete or too large
+        to be kept. Returns a digest of its first `prefix` bytes, or of all if there are fewer."""
+        there = b"".join(self.kept if self.replayable else self.pending)
+        self.digest = blake2b(there, digest_size=16)
+        return blake2b(there[:prefix], digest_size=16).digest()
 
     def finish(self) -> None:
         """The last piece has been fed."""

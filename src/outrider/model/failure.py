@@ -79,6 +79,8 @@ class Kind(Enum):
                     None, NEUTRAL, "circuit_open")  # fmt: skip
     CREDENTIAL_MISSING = ("credential-missing", 503, "proxy_internal_error", "Credential not available", Origin.PROXY,
                           "-", None, NEUTRAL, "credential_missing")  # fmt: skip
+    STORE_UNAVAILABLE = ("store-unavailable", 503, "proxy_internal_error", "Repetitions cannot be recognised",
+                         Origin.PROXY, "-", None, NEUTRAL, "store_unavailable")  # fmt: skip
     INTERNAL = ("internal", 500, "proxy_internal_error", "Internal error of the proxy", Origin.PROXY, "-")
 
     NO_ENDPOINT = ("no-endpoint", 503, "destination_unavailable", "No healthy endpoint", Origin.NETWORK, "UH")

@@ -25,7 +25,7 @@ class Memory:
         self.broken = False
         self.failures = 0  # how many ends cannot be written
 
-    async def begin(self, key: bytes, fingerprint: bytes, instead_of: str = "") -> Entry | None:
+    async def begin(self, key: bytes, fingerprint: bytes, instead_of: str = "", caller: str = "") -> Entry | None:
         if self.broken:
             raise StoreError("disk full")
         known = self.entries.get(key)
@@ -66,7 +66,7 @@ class Place:
         )
 
     async def comes(
-        self, key: bytes = b"k", *, path: bytes = b"/pay", caller: str = "", method: bytes = b"POST"
+        self, key: bytes = b"k", *, path: bytes = b"/pay", caller: str = "shop", method: bytes = b"POST"
     ) -> tuple[Call, Failure | Reply | None]:
         """A keyed call, and what is said to it."""
         call = make_call(method, {b"Idempotency-Key": key})

@@ -77,12 +77,16 @@ class AppLookup:
 
 
 def _headers(call: Call, key: bytes) -> list[tuple[str, str]]:
-    """Who asks, for whom, and about which operation: two users of one caller may have the same key."""
-    headers = [
-        (KEY.decode(), key.decode("latin-1")),
-        ("x-outrider-operation", f"{call.method.decode('latin-1')} {call.path.decode('latin-1')}"),
-        ("accept-encoding", "identity"),
+    """Who asks, for whom, and about which operation, in the bytes of the call. Raises UnknownError if it cannot be."""
+    fields = [
+        (KEY, key),
+        (b"x-outrider-operation", b"%b %b" % (call.method, call.path)),
+        (b"accept-encoding", b"identity"),
     ]
     if call.caller and is_field_value(call.caller):
-        headers.append((CALLER_HEADER.decode(), call.caller))
-    return headers + [(name.decode("latin-1"), value.decode("latin-1")) for name, value in identity_of(call)]
+        fields.append((CALLER_HEADER, call.caller.encode()))
+    try:
+        # The client encodes what it sends as UTF-8, so these are the bytes that the app got with the call.
+        return [(name.decode(), value.decode()) for name, value in [*fields, *identity_of(call)]]
+    except UnicodeDecodeError:
+        raise UnknownError("the app cannot be asked: the call has headers that are not UTF-8") from None

@@ -56,7 +56,9 @@ redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return false
 """
 )
-# KEYS: the entry. ARGV: the new entry, its milliseconds, the token that the present one must have if there is one.
+# KEYS: the entry. ARGV: the new entry, its milliseconds, the token that the present one must have if there is one. If
+# there is none, a guard that was taken for dead tells late what its call has come to: that call was executed, whatever
+# became of the one that took over, so its answer is kept rather than the call made once more.
 _FINISH: Final = (
     _HAS
     + r"""
@@ -112,7 +114,12 @@ class RedisStore:
         except StoreError:
             pass  # it has been logged, and calls hear of it
 
-    async def begin(self, key: bytes, fingerprint: bytes, instead_of: str = "") -> Entry | None:
+    @property
+    def trouble(self) -> str:
+        """Why the store cannot be used; nothing if it can."""
+        return self._complained
+
+    async def begin(self, key: bytes, fingerprint: bytes, instead_of: str = "", caller: str = "") -> Entry | None:
         self._begun += 1
         token = f"{self._guard}.{self._begun}"
         name = self._prefix + key.hex()
@@ -214,10 +221,11 @@ class RedisStore:
             headers = from_text(known["headers"])
             fingerprint = bytes.fromhex(known["fingerprint"])
             since, status = float(known["since"]), int(known["status"])
+            digest = bytes.fromhex(known.get("digest", ""))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise self._failed(f"{name} is not an entry of ours; delete it") from None
         done = state == b"d"
-        return state, token, Entry(fingerprint, done, False, status, headers, body, since, token)
+        return state, token, Entry(fingerprint, done, False, status, headers, body, since, token, digest)
 
 
 def _written(state: bytes, token: str, entry: Entry, now: float) -> bytes:
@@ -226,5 +234,6 @@ def _written(state: bytes, token: str, entry: Entry, now: float) -> bytes:
         "since": now,
         "status": entry.status,
         "headers": as_text(entry.headers),
+        "digest": entry.digest.hex(),
     }
     return b"%b %b\n%b\n%b" % (state, token.encode(), json.dumps(facts).encode(), entry.body)

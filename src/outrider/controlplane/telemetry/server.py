@@ -43,6 +43,8 @@ def telemetry_app(runtime: Runtime) -> web.Application:
             return web.Response(status=503, text="starting\n")
         if missing := runtime.missing_credentials():
             return web.Response(status=503, text=f"no value yet for the credentials: {', '.join(missing)}\n")
+        if trouble := runtime.broken_store():
+            return web.Response(status=503, text=f"the store of idempotency keys cannot be used: {trouble}\n")
         return web.Response(text="ok\n")
 
     app = web.Application()

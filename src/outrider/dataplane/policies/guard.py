@@ -46,10 +46,12 @@ _SHOWN: Final = 64
 
 class Proof(Protocol):
     """One way to prove who calls. `headers` are those it reads, and that the app does not get to see; `require` are
-    further ones without which even who has proven it is refused. `name` is where it stands in the configuration, `key`
-    which of its keys the latest proven caller has shown."""
+    further ones without which even who has proven it is refused; `forwarded` is the header of the proof if the app gets
+    it, else nothing. `name` is where it stands in the configuration, `key` which of its keys the latest proven caller
+    has shown."""
 
     headers: frozenset[bytes]
+    forwarded: bytes
     require: tuple[bytes, ...]
     name: str
     key: str
@@ -90,7 +92,7 @@ class CallerName:
 class KeyProof:
     """A secret in a header. All values are compared, in a time that does not tell how much of a guess was right."""
 
-    __slots__ = ("_caller", "_header", "_values", "headers", "key", "name", "require")
+    __slots__ = ("_caller", "_header", "_values", "forwarded", "headers", "key", "name", "require")
 
     def __init__(
         self,
@@ -108,6 +110,7 @@ class KeyProof:
         self._values: tuple[tuple[bytes, str], ...] = ()
         self.require = tuple(name.lower().encode() for name in require)
         self.headers = frozenset() if forward else frozenset((self._header,))
+        self.forwarded = self._header if forward else b""
         self.replace(values)
 
     def replace(self, values: Sequence[str]) -> None:
@@ -135,12 +138,13 @@ class KeyProof:
 class CertificateProof:
     """A client certificate, whose names the TLS listener has verified. `names` are exact, or begin with `*.`."""
 
-    __slots__ = ("_names", "headers", "key", "name", "require")
+    __slots__ = ("_names", "forwarded", "headers", "key", "name", "require")
 
     def __init__(self, names: Sequence[str], name: str = "") -> None:
         self.name = self.key = name
         self._names = tuple(names)
         self.headers: frozenset[bytes] = frozenset()
+        self.forwarded = b""
         self.require: tuple[bytes, ...] = ()
 
     def prove(self, call: Call) -> tuple[str, str]:
@@ -224,10 +228,11 @@ class Guard:
 
     def admit(self, call: Call) -> Failure | None:
         # Proof comes first, and the path is read only where something hangs on it: strangers choose it.
-        caller, require, reason = self._proven(call)
+        caller, require, forwarded, reason = self._proven(call)
         if not caller:
             return self._admit_unproven(call, reason)
         call.caller = caller
+        call.forwarded_proof = forwarded
         self.proven += 1
         rules = self._rules
         if rules is None and not require:
@@ -265,19 +270,20 @@ class Guard:
             self._lines[caller] = line
         return line
 
-    def _proven(self, call: Call) -> tuple[str, tuple[bytes, ...], str]:
-        """Who calls, and what else must be there; or why nobody knows."""
+    def _proven(self, call: Call) -> tuple[str, tuple[bytes, ...], bytes, str]:
+        """Who calls, what else must be there, and the header of the proof if it reaches the app; or why the caller is
+        not known."""
         why = ""
         for proof in self._proofs:
             caller, reason = proof.prove(call)
             if caller:
                 if self._counts_keys:
                     self._count(proof.key, caller)
-                return caller, proof.require, ""
+                return caller, proof.require, proof.forwarded, ""
             # What was tried and failed says more than what was not even tried.
             if not why or (why.startswith("no_") and not reason.startswith("no_")):
                 why = reason
-        return "", (), why or "no_proof"
+        return "", (), b"", why or "no_proof"
 
     def _count(self, key: str, caller: str) -> None:
         uses = self.key_uses.get(key)

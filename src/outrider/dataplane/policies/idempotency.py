@@ -19,12 +19,13 @@ from asyncio import Future
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from time import time
+from time import monotonic, time
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from outrider.dataplane.policies.idempotency_key import KEY
 from outrider.dataplane.policies.last_good import Recorder
 from outrider.dataplane.readings import readings
+from outrider.dataplane.replay import Discard
 from outrider.dataplane.timers import TO_THE_END
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Response
@@ -34,6 +35,7 @@ from outrider.model.reply import Reply
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
+    from outrider.dataplane.replay import RequestBody
 
 T = TypeVar("T")
 _KEYED: Final = frozenset((b"POST", b"PATCH"))
@@ -51,9 +53,13 @@ _COUNTED: Final = (
 )
 # Answers below 500 that ask for another try: kept, they would be given to that one, too.
 _LATER: Final = frozenset((401, 408, 409, 425, 429))
-# What says on whose behalf a call is made, beside the headers the configuration calls identity.
-_USERS: Final = frozenset((b"authorization", b"cookie"))
+# Fields by which an app knows its users, beside those that the configuration calls identity.
+_CREDENTIALS: Final = frozenset((b"authorization", b"cookie"))
 _NOT_IDENTITY: Final = frozenset((b"baggage", b"tracestate"))
+# Identity of the calling service, not of a user: a service has several instances, and some make an id for each request.
+_OF_THE_CALLER: Final = frozenset((b"x-service-name", b"x-service-id"))
+# Marks the fingerprint of a body of which only the beginning was there when the store was asked.
+_BEGINNING: Final = b"\x02"
 _COME_BACK: Final = 1.0  # seconds
 # Seconds before the app is asked about a lost call, which may still be on its way through the kernel.
 _ON_ITS_WAY: Final = 0.5
@@ -68,8 +74,9 @@ _OF_THE_MOMENT: Final = frozenset((b"date", b"age", b"content-length", b"connect
 
 @dataclass(slots=True)
 class Entry:
-    """What is known of a key: `fingerprint` of the request, whether it is `done`, and its answer. `lost`: nobody heard
-    its end. `since` is when it was last seen alive (Unix seconds); `token` tells it from others of the same key."""
+    """What is known of a key: `fingerprint` of the request, whether it is `done`, and its answer. `lost`: its end is
+    not known. `digest` is that of a body which was too large to be kept, empty if it is not known. `since` is when it
+    was last seen alive (Unix seconds); `token` tells it from others of the same key."""
 
     fingerprint: bytes
     done: bool = False
@@ -79,14 +86,15 @@ class Entry:
     body: bytes = b""
     since: float = 0.0
     token: str = ""
+    digest: bytes = b""
 
 
 class Store(Protocol):
     """Where keys are remembered. Raises StoreError when it cannot say or keep anything."""
 
-    async def begin(self, key: bytes, fingerprint: bytes, instead_of: str = "") -> Entry | None:
+    async def begin(self, key: bytes, fingerprint: bytes, instead_of: str = "", caller: str = "") -> Entry | None:
         """Take the key; what is known of it already, or None if it is ours now. A lost entry is replaced if this is
-        its token."""
+        its token. Where room is short, what belongs to the caller with the most goes first."""
 
     async def finish(self, key: bytes, entry: Entry) -> None:
         """How the call ended that we began; with the token of a lost entry, how that one did."""
@@ -110,9 +118,24 @@ Lookup = Callable[["Call", bytes], Awaitable[Reply | None]]
 
 class Idempotency:
     """Of all keyed calls that reach the app. `max_answer` (bytes) bounds what is kept of one answer; `strict` refuses
-    calls while the store cannot be used, otherwise they pass as if they had no key. Counts by what became of calls."""
+    calls while the store cannot be used, otherwise they pass as if they had no key. Counts by what became of calls.
 
-    __slots__ = ("_exempt", "_jobs", "_lookup", "_max_answer", "_repeat", "_store", "_strict", "counts")
+    With `proven_only`, calls of others are not recognised: strangers could fill the store, and one stranger must not
+    get the answer to another one's call.
+    """
+
+    __slots__ = (
+        "_exempt",
+        "_jobs",
+        "_lookup",
+        "_max_answer",
+        "_proven_only",
+        "_repeat",
+        "_service",
+        "_store",
+        "_strict",
+        "counts",
+    )
 
     def __init__(
         self,
@@ -123,9 +146,13 @@ class Idempotency:
         repeat: bool = False,
         lookup: Lookup | None = None,
         exempt: Sequence[PathPattern] = (),
+        service: str = "",
+        proven_only: bool = False,
     ) -> None:
         """Lost calls are executed again with `repeat`, and asked after with `lookup`. `exempt`: operations nothing is
-        stored of."""
+        stored of. `service` is whose app this is: guards of several services may share a store."""
+        self._service = service
+        self._proven_only = proven_only
         self._exempt = tuple(exempt)
         self._store = store
         self._max_answer = max_answer
@@ -138,7 +165,7 @@ class Idempotency:
     def admit(self, call: Call) -> Failure | Awaitable[Failure | Reply | None] | None:
         """Ask the store about a keyed call; everything else passes."""
         key = call.noted.get(KEY, b"")
-        if not key or call.method not in _KEYED or KEY in call.nominated:
+        if not key or call.method not in _KEYED or KEY in call.nominated or (self._proven_only and not call.caller):
             return None
         if self._exempt:
             paths = readings(call.path)
@@ -156,25 +183,30 @@ class Idempotency:
     async def _ask(self, call: Call, key: bytes) -> Failure | Reply | None:
         fingerprint = await _fingerprint(call)
         scope = blake2b(digest_size=24)
-        on_behalf_of = [part for field in identity_of(call) for part in field]
-        for part in (call.caller.encode(), call.method, call.path, key, *on_behalf_of):
+        user = [part for field in user_of(call) for part in field]
+        for part in (self._service.encode(), call.caller.encode(), call.method, call.path, key, *user):
             scope.update(b"%d:%b" % (len(part), part))
         name = scope.digest()
-        # From here a caller that leaves would leave an entry behind that nobody works on.
+        # From here a caller that leaves would leave an entry behind that no call works on.
         call.unstoppable = True
         try:
-            known = await self._begin(name, fingerprint)
-            if known is not None and known.lost and known.fingerprint == fingerprint:
-                known = await self._recover(call, name, key, known)
+            known = await self._begin(call, name, fingerprint)
+            if known is not None:
+                mismatch = await self._other_body(call, known, fingerprint)
+                if mismatch is not None:
+                    return mismatch
+                if known.lost:
+                    known = await self._recover(call, name, key, known)
         except StoreError as error:
             self.counts["unavailable"] += 1
             call.note(f"the store of idempotency keys cannot be used: {error}")
             if not self._strict:
                 call.unstoppable = False
                 return None
-            return Failure(Kind.OVERLOADED, "repetitions cannot be recognised at the moment", retry_after=_COME_BACK)
+            detail = "the store of idempotency keys cannot be used; the log of this service's sidecar says why"
+            return Failure(Kind.STORE_UNAVAILABLE, detail, retry_after=_COME_BACK)
         if known is not None:
-            return self._again(known, fingerprint)
+            return self._again(known)
         self.counts["executed"] += 1
         call.deadline = max(call.deadline, call.started + TO_THE_END)
         call.ends = max(call.ends, call.deadline)
@@ -185,11 +217,28 @@ class Idempotency:
         call.recorder = Recorder(self._max_answer, permit.answered)
         return None
 
+    async def _other_body(self, call: Call, known: Entry, fingerprint: bytes) -> Failure | None:
+        """The failure of a call whose key came with another body before. Of a body that was too large to be kept, the
+        rest is read, and digested, before the call is taken for a repetition."""
+        body = call.body
+        same = known.fingerprint == fingerprint
+        # A lost call may have to be executed with this very body, which can be read only once.
+        if same and known.done and known.digest and body is not None and body.digest is not None:
+            length = int.from_bytes(known.digest[:8], "big")
+            same = call.length is None or call.length == length
+            if same:
+                await _read_to_the_end(body)
+                same = _digest_of(call) == known.digest
+        if same:
+            return None
+        self.counts["mismatch"] += 1
+        return Failure(Kind.KEY_REUSED, "this Idempotency-Key came with another body or for another user before")
+
     async def _recover(self, call: Call, name: bytes, key: bytes, lost: Entry) -> Entry | None:
         """What can be done about a lost call: None if it is to be executed now, its answer, or nothing."""
         if self._lookup is not None:
             try:
-                if time() - lost.since < _ON_ITS_WAY:
+                if 0 <= time() - lost.since < _ON_ITS_WAY:  # less than 0: the clock was set back, so it is long ago
                     raise UnknownError("it has just been handed over")
                 answer = await _in_a_task(self._lookup(call, key))
             except UnknownError as error:
@@ -199,33 +248,44 @@ class Idempotency:
                 self.counts["recovered"] += 1
                 call.note("the app has said what it had answered")
                 kept = tuple(header for header in answer.headers if header[0].lower() not in _OF_THE_MOMENT)
-                entry = Entry(lost.fingerprint, True, False, answer.status, kept, answer.body, token=lost.token)
+                entry = Entry(
+                    lost.fingerprint,
+                    True,
+                    False,
+                    answer.status,
+                    kept,
+                    answer.body,
+                    token=lost.token,
+                    digest=lost.digest,
+                )
                 self.keep(name, entry)
                 return entry
         elif not self._repeat:
             return lost
-        known = await self._begin(name, lost.fingerprint, lost.token)
+        known = await self._begin(call, name, lost.fingerprint, lost.token)
         if known is None:
             self.counts["repeated"] += 1
         return known
 
-    async def _begin(self, name: bytes, fingerprint: bytes, instead_of: str = "") -> Entry | None:
-        """Take the key. A call that is cancelled meanwhile gives it back."""
-        asking = asyncio.ensure_future(self._store.begin(name, fingerprint, instead_of))
+    async def _begin(self, call: Call, name: bytes, fingerprint: bytes, instead_of: str = "") -> Entry | None:
+        """Take the key, within the time that the call has. A call that is cancelled meanwhile, or has no time left,
+        gives it back. Raises StoreError."""
+        asking = asyncio.ensure_future(self._store.begin(name, fingerprint, instead_of, call.caller))
         try:
-            return await asyncio.shield(asking)
+            done, _ = await asyncio.wait((asking,), timeout=max(0.0, call.deadline - monotonic()))
         except asyncio.CancelledError:
             asking.add_done_callback(lambda begun: self._give_back(name, begun))
             raise
+        if not done:
+            asking.add_done_callback(lambda begun: self._give_back(name, begun))
+            raise StoreError("it has not answered within the time of the call")
+        return asking.result()
 
     def _give_back(self, name: bytes, begun: Future[Entry | None]) -> None:
         if not begun.cancelled() and begun.exception() is None and begun.result() is None:
             self.keep(name, None)
 
-    def _again(self, known: Entry, fingerprint: bytes) -> Failure | Reply:
-        if known.fingerprint != fingerprint:
-            self.counts["mismatch"] += 1
-            return Failure(Kind.KEY_REUSED, "this Idempotency-Key came with another body before")
+    def _again(self, known: Entry) -> Failure | Reply:
         if known.done:
             self.counts["replayed"] += 1
             headers = [*known.headers, (b"idempotent-replayed", b"true")]
@@ -257,6 +317,11 @@ class Idempotency:
                     return
             await asyncio.sleep(pause)
             pause = min(longest, pause * 2)
+
+    @property
+    def strict(self) -> bool:
+        """Whether calls are refused while the store cannot be used."""
+        return self._strict
 
     @property
     def asks(self) -> bool:
@@ -302,6 +367,9 @@ class Permit:
     def observe(self, call: Call, outcome: Outcome) -> None:
         attempt = call.attempt
         entry = self._entry
+        digest = _digest_of(call)
+        if entry is not None:
+            entry.digest = digest
         if entry is not None and entry.status < 500 and entry.status not in _LATER:
             self._owner.keep(self._name, entry)
         elif attempt is None or not attempt.admitted or attempt.unsent:
@@ -311,34 +379,78 @@ class Permit:
         else:
             # It was handed to the app, and nobody heard the end: the caller left, or the answer broke off. And where
             # the app can be asked, a failure need not be believed: something in between may have made it.
-            self._owner.keep(self._name, Entry(self._fingerprint, lost=True))
+            self._owner.keep(self._name, Entry(self._fingerprint, lost=True, digest=digest))
 
 
 def identity_of(call: Call) -> list[tuple[bytes, bytes]]:
-    """The fields that say on whose behalf a call is made: two users of one caller may have the same key."""
+    """The fields that say who calls and on whose behalf, as the app gets them."""
     fields = [
         (name, value) for context in call.contexts for name, _, value in context.fields if name not in _NOT_IDENTITY
     ]
+    return fields + _credentials_of(call)
+
+
+def user_of(call: Call) -> list[tuple[bytes, bytes]]:
+    """The fields that name the user of a call, and are the same on each try: two users of one caller may have the same
+    key. Credentials are not among them, because they change from try to try; see `_fingerprint`."""
+    return [field for field in identity_of(call) if field[0] not in _OF_THE_CALLER and field[0] not in _CREDENTIALS]
+
+
+def _credentials_of(call: Call) -> list[tuple[bytes, bytes]]:
     owned = call.route.owned
-    return fields + [(name, value) for name, _, value in call.fields if name in _USERS and name not in owned]
+    return [(name, value) for name, _, value in call.fields if name in _CREDENTIALS and name not in owned]
 
 
 async def _fingerprint(call: Call) -> bytes:
-    """A digest of the body, for which it must be here. Of one that is too large to be kept, only that it is."""
-    body = call.body
-    if body is None:
-        return b"\x00"
-    if not body.complete and body.replayable:
-        there: Future[None] = asyncio.get_running_loop().create_future()
-        body.whole_or_too_large = lambda: there.set_result(None) if not there.done() else None
-        body.writable()  # nothing is sent before all of it is here, however much that is
-        await there
-    if not body.replayable:
-        return b"\x01"
+    """A digest of the body, for which it must be here, and of the credentials of a user. Of a body that is too large to
+    be kept, of its beginning; the digest of the rest is made while it passes.
+
+    What a user shows to the app is not ours to read, so it cannot tell users apart in the scope. But a repetition with
+    other credentials gets neither the answer nor a second execution. The proof of the caller itself does not count.
+    """
     digest = blake2b(digest_size=16)
-    for piece in body.kept:
-        digest.update(piece)
-    return digest.digest()
+    mark = b""
+    body = call.body
+    if body is not None:
+        if not body.complete and body.replayable:
+            there: Future[None] = asyncio.get_running_loop().create_future()
+            body.whole_or_too_large = lambda: there.set_result(None) if not there.done() else None
+            body.writable()  # nothing is sent before all of it is here, however much that is
+            try:
+                await there
+            finally:
+                body.whole_or_too_large = None  # from here the app is slowed down again while nothing is sent
+        if body.replayable:
+            for piece in body.kept:
+                digest.update(piece)
+        else:
+            mark = _BEGINNING
+            digest.update(body.begin_digest(body.limit))
+    for name, value in _credentials_of(call):
+        if name != call.forwarded_proof:
+            digest.update(b"\n%b:%b" % (name, value))
+    return mark + digest.digest()
+
+
+def _digest_of(call: Call) -> bytes:
+    """Length (8 bytes) and digest of a body that was too large to be kept; nothing for others, or before its end."""
+    body = call.body
+    if body is None or body.digest is None or not body.complete:
+        return b""
+    return body.size.to_bytes(8, "big") + body.digest.digest()
+
+
+async def _read_to_the_end(body: RequestBody) -> None:
+    """Let the rest of a body come, and go."""
+    if body.complete:
+        return
+    there: Future[None] = asyncio.get_running_loop().create_future()
+    body.whole_or_too_large = lambda: there.set_result(None) if not there.done() else None
+    body.attach(Discard())
+    try:
+        await there
+    finally:
+        body.whole_or_too_large = None
 
 
 async def _in_a_task(work: Awaitable[T]) -> T:

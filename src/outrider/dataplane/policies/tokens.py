@@ -46,6 +46,7 @@ class TokenProof:
         "_keys",
         "_leeway",
         "_remembered",
+        "forwarded",
         "headers",
         "key",
         "name",
@@ -78,6 +79,7 @@ class TokenProof:
         self._remembered: OrderedDict[bytes, tuple[str, float, float]] = OrderedDict()
         self.require = tuple(name.lower().encode() for name in require)
         self.headers = frozenset() if forward else frozenset((b"authorization",))
+        self.forwarded = b"authorization" if forward else b""
         self.unknown_key: Callable[[], None] = _nobody  # called for a token that may be of a key not among these
 
     def replace(self, keys: Keys) -> None:
