@@ -40,6 +40,7 @@ OUTCOMES = {
     "rate_limited",
     "overloaded",
     "credential_missing",
+    "store_unavailable",
     "cancelled",
     "unauthenticated",
     "forbidden",
