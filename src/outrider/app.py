@@ -90,6 +90,7 @@ class App:
             door = self.listener.serve(bound[INBOUND], runtime.compiled.app, certificates.server, inbound=True)
             certificates.on_new_server = door.secure
         self.accepting_since = monotonic()
+        runtime.stalls.start()
         self.upkeep.go_on(
             runtime.lag.watch(),
             runtime.memory.watch(lambda: len(runtime.proxy.connections)),
@@ -174,6 +175,7 @@ class App:
 
     async def stop(self) -> None:
         """Close every port and connection."""
+        self.runtime.stalls.stop()
         self.listener.close()
         await self.upkeep.stop()
         await self.runtime.secrets.close()

@@ -21,6 +21,7 @@ from outrider.config.resolve import Resolved
 from outrider.controlplane.compile import Compiled, compile_config
 from outrider.controlplane.secrets import Secrets
 from outrider.controlplane.telemetry.logs import AccessLog, Logs
+from outrider.controlplane.telemetry.stalls import Stalls
 from outrider.controlplane.upkeep import repeat
 from outrider.dataplane.proxy import Proxy
 
@@ -119,6 +120,7 @@ class Runtime:
         self.proxy.timers.keep_watch()
         self.secrets = Secrets(resolved, self.compiled.credentials, self.compiled.guarded)
         self.lag = LoopLag()
+        self.stalls = Stalls(loop)
         self.memory = Memory()
         self.stop: Callable[[signal.Signals], None] = lambda number: None  # as if the process had got this signal
         self.standing_faults: list[tuple[dict[str, Any], float]] = []  # orders from before, and when they end

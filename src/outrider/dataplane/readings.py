@@ -17,11 +17,12 @@ from urllib.parse import unquote_to_bytes
 
 from outrider.model.folding import folded
 
-# A path with more readings, or one that takes more bytes to read, is nothing but an attack. RFC 9110 §4.1 asks servers
-# to support 8000 bytes of URI; longer paths are fine as long as there is only one way to read them.
+# A path with more readings, or one that takes more bytes to read, is nothing but an attack. Longer paths are fine as
+# long as there is only one way to read them.
 MOST: Final = 128
-MOST_BYTES: Final = 64 * 1024
-LONGEST: Final = 8 * 1024
+MOST_BYTES: Final = 48 * 1024
+_EVERY: Final = 64  # bytes that each reading counts for beside its own, as short ones cost something, too
+LONGEST: Final = 4 * 1024
 # The common path, in lower case: segments that begin and end with more than a dot, and nothing that means anything else
 # to anybody. Possessive, so that a path that fails at its end is not tried again in other ways.
 _PLAIN: Final = re.compile(
@@ -58,7 +59,7 @@ def readings(path: bytes) -> tuple[bytes, ...] | None:
     size = 0
     while unread:
         for form in _forms(unread.pop()):
-            size += len(form)
+            size += len(form) + _EVERY
             if size > MOST_BYTES:
                 return None
             read = _comparable(form)

@@ -53,6 +53,10 @@ class OutriderCollector(Collector):
         tasks = [((), len(asyncio.all_tasks(runtime.proxy.loop)))]
         yield _gauge("outrider_asyncio_tasks", "Tasks of the event loop", [], tasks)
         yield _gauge("outrider_event_loop_lag_seconds", "How late the event loop is", [], [((), runtime.lag.seconds)])
+        name = "outrider_loop_stall_seconds"
+        stalls = HistogramMetricFamily(name, "How long the event loop stood still, from 10 ms")
+        stalls.add_metric([], *_buckets(runtime.stalls.seconds))
+        yield stalls
         connections = [((), len(runtime.proxy.connections))]
         yield _gauge("outrider_downstream_connections", "Connections from the app", [], connections)
         sides = (("outbound", runtime.proxy.outbound), ("inbound", runtime.proxy.inbound))

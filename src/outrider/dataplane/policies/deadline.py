@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from outrider.dataplane.call import Call
 
 TIMEOUT_HEADER: Final = b"x-outrider-timeout"
+_LONGEST: Final = 32  # characters of a duration
 
 
 class Deadline:
@@ -40,6 +41,8 @@ class Deadline:
 
     def _shortened(self, call: Call, asked: bytes) -> Failure | None:
         """What the app asks for bounds everything, the body of the answer included."""
+        if len(asked) > _LONGEST:
+            return Failure(Kind.BAD_REQUEST, "x-outrider-timeout is not a duration like 800ms")
         try:
             timeout = parse_duration(asked.decode("latin-1"))
         except ValueError as error:
