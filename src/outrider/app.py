@@ -141,7 +141,7 @@ class App:
         if compiled.discovered:
             discovery = importlib.import_module("outrider.controlplane.discovery")
             dns = self.runtime.resolved.config.dns
-            resolver = discovery.Resolver(dns.servers, dns.timeout)
+            resolver = importlib.import_module("outrider.controlplane.dns").Resolver(dns.servers, dns.timeout)
             for discovered in compiled.discovered:
                 found = discovery.Discovery(discovered, resolver)
                 self.upkeep.begin(f"endpoints of {discovered.cluster.name}", found.first, _then(found.watch))

@@ -13,17 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outrider.config.schema import ClientTls, Target
-from outrider.controlplane import discovery
+from outrider.controlplane import endpoint_list
 from outrider.controlplane.discovery import (
     Discovery,
     DnsSource,
     FileSource,
-    Resolver,
-    SourceError,
     SrvSource,
     source_for,
-    split_port,
 )
+from outrider.controlplane.dns import Resolver, SourceError, split_port
 from outrider.controlplane.endpoints import Discovered, EndpointMaker
 from outrider.dataplane.cluster import Cluster, Endpoint
 from outrider.dataplane.stats import ClusterStats
@@ -468,7 +466,7 @@ async def test_a_file_that_has_not_changed_is_not_read_again(
     place, write = listed
     write("- http://a:1")
     await place.look()
-    monkeypatch.setattr(discovery.yaml, "safe_load", None)
+    monkeypatch.setattr(endpoint_list, "parse", None)
     await place.look()
     assert place.shown == ["a:1"]
 

@@ -14,9 +14,13 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
+from tests.dns_server import REFUSED, SERVFAIL, SILENCE
+from tests.dns_server import NameServer as ScriptedServer
+from tests.dns_server import name_server as scripted_server
 from tests.integration.conftest import Outrider
 from tests.integration.harness import (
     Client,
@@ -475,3 +479,60 @@ async def test_srv_priorities(outrider: Outrider, tmp_path: Path) -> None:
                     before = len(standby.seen)
                     assert (await in_turn(proxy.port, 4, 40, get_and_post)).good == 40
                     assert (len(again.seen) > 40, len(standby.seen)) == (True, before)
+
+
+# ---------------------------------------------------------------- name servers that answer in part
+
+
+def one_address(dns: ScriptedServer, target: Target) -> str:
+    """A configuration whose name server says whatever the test makes it say."""
+    return (
+        f"dns: {{ servers: ['127.0.0.1:{dns.port}'], timeout: 400ms }}\n"
+        f"services: {{ user: 'dns+http://user.test:{target.port}' }}"
+    )
+
+
+@pytest.mark.parametrize("fault", [SERVFAIL, REFUSED, SILENCE], ids=["servfail", "refused", "silence"])
+async def test_one_family_without_an_answer_hides_no_endpoint(outrider: Outrider, fault: int | str) -> None:
+    """A name whose A records are known is reached, whatever happens to the question for AAAA."""
+    pytest.importorskip("dns")
+    async with Target(plain()) as target, scripted_server() as dns:
+        dns.says = {("user.test", "A"): [target.host], ("user.test", "AAAA"): fault}
+        async with outrider(one_address(dns, target)) as proxy:
+            assert names(proxy) == {name(target)}
+            assert (await exchange(proxy.port, get("/user/x"))).status == 200
+
+
+async def test_dead_targets_of_srv_records_hold_nothing_up(outrider: Outrider) -> None:
+    """With 40 records whose targets cannot be resolved, and one that can, that one is used within two rounds of
+    lookups, and the sidecar is ready."""
+    pytest.importorskip("dns")
+    async with Target(plain()) as target, scripted_server() as dns:
+        dns.says["s.test", "SRV"] = [f"0 1 80 dead{number}.test." for number in range(40)] + [
+            f"0 1 {target.port} ok.test."
+        ]
+        dns.says |= {(f"dead{number}.test", kind): SILENCE for number in range(40) for kind in ("A", "AAAA")}
+        dns.says["ok.test", "A"] = [target.host]
+        text = f"dns: {{ servers: ['127.0.0.1:{dns.port}'], timeout: 300ms }}\n"
+        text += "services: { user: 'dnssrv+http://s.test' }"
+        started = monotonic()
+        async with outrider(text) as proxy:
+            assert monotonic() - started < 3
+            assert names(proxy) == {name(target)}
+            assert (await exchange(proxy.port, get("/user/x"))).status == 200
+            assert proxy.app.runtime.ready
+
+
+async def test_a_fifo_in_place_of_a_list_stops_nothing(
+    outrider: Outrider, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Calls to other services pass, the reason is logged, and a list that takes its place is used."""
+    file = tmp_path / "users.yaml"
+    os.mkfifo(file)
+    async with Target(plain()) as target:
+        text = f"services: {{ user: 'file+{file}', other: {{ url: '{target.url}' }} }}"
+        async with outrider(text) as proxy:
+            assert (await exchange(proxy.port, get("/other/x"))).status == 200
+            assert any("is not a regular file" in line for line in warnings(caplog))
+            write(file, [target.url])
+            await eventually(lambda: names(proxy) == {name(target)}, "the list")

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
-
-from outrider.config.schema import Service, Target
+from outrider.config.schema import Target
+from outrider.controlplane.dns import Resolver, SourceError
+from outrider.controlplane.endpoint_list import EndpointList
 from outrider.controlplane.endpoints import Address, Discovered
 from outrider.controlplane.upkeep import repeat
 from outrider.dataplane.cluster import Endpoint
@@ -29,16 +25,14 @@ log = logging.getLogger("outrider")
 
 # Seconds between two looks at a name: what its records say, within these bounds.
 SHORTEST, LONGEST = 1.0, 60.0
-# Without a TTL, as the system's own resolver gives none.
-_NO_TTL = 5.0
 # After a failure, doubling.
 _AGAIN_FIRST, _AGAIN_LAST = 0.5, 15.0
 _FILE_INTERVAL = 0.5
-_LARGEST_FILE = 1 << 20
-_DNS_PORT = 53
 # What a record with weight 0 counts for beside others: little, but not nothing (RFC 2782).
 _LEAST_WEIGHT = 0.01
 _MOST_ENDPOINTS = 256
+# Names of SRV records that are looked up at a time, and the seconds for all of them together.
+_AT_A_TIME, _ALL_WITHIN = 16, 10.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -49,101 +43,10 @@ class Found:
     ttl: float
 
 
-class SourceError(Exception):
-    """A source could not say anything; the message tells why."""
-
-
 class Source(Protocol):
     """Something that knows endpoints."""
 
     async def look(self) -> Found: ...
-
-
-class Resolver:
-    """Asks DNS: with dnspython, which tells for how long an answer holds; without it, as the system does."""
-
-    def __init__(self, servers: Sequence[str] = (), timeout: float = 2.0) -> None:
-        """`servers` are `ADDRESS` or `ADDRESS:PORT`; none: those of the system."""
-        self._own_servers = bool(servers)
-        self._timeout = timeout
-        self._dns: Any = None
-        try:
-            import dns.asyncresolver
-            import dns.resolver
-        except ImportError:
-            return
-        try:
-            self._dns = dns.asyncresolver.Resolver(configure=not servers)
-        except dns.resolver.NoResolverConfiguration:
-            return  # the system has its own ways
-        if servers:
-            addresses = [split_port(server) for server in servers]
-            self._dns.nameserver_ports = dict(addresses)
-            self._dns.nameservers = [address for address, _ in addresses]
-        self._dns.lifetime = timeout
-        self._dns.cache = None
-
-    async def addresses(self, name: str) -> tuple[list[str], float]:
-        """The addresses of a name, and for how many seconds they hold. Raises SourceError."""
-        try:
-            socket.inet_pton(socket.AF_INET6 if ":" in name else socket.AF_INET, name)
-            return [name], LONGEST
-        except OSError:
-            pass
-        if self._dns is not None:
-            found, ttl, error = await self._both(name)
-            if found:
-                return found, ttl
-            if self._own_servers:
-                raise SourceError(error or f"{name} has no address")
-        return await self._from_the_system(name), _NO_TTL
-
-    async def services(self, name: str) -> tuple[list[tuple[int, int, int, str]], float]:
-        """The SRV records of a name as `(priority, weight, port, target)`, and for how long they hold. Raises
-        SourceError."""
-        if self._dns is None:
-            raise SourceError("dnssrv+ needs dnspython: pip install 'outrider[dns]'")
-        import dns.exception
-
-        try:
-            answer = await self._dns.resolve(name, "SRV", search=True)
-        except dns.exception.DNSException as error:
-            raise SourceError(f"no SRV records for {name}: {_said(error)}") from None
-        records = [
-            (record.priority, record.weight, record.port, record.target.to_text(omit_final_dot=True))
-            for record in answer
-        ]
-        return [one for one in records if one[3] != "."], float(answer.rrset.ttl)
-
-    async def _both(self, name: str) -> tuple[list[str], float, str]:
-        import dns.exception
-        import dns.resolver
-
-        answers = await asyncio.gather(
-            *(self._dns.resolve(name, kind, search=True) for kind in ("A", "AAAA")), return_exceptions=True
-        )
-        found: list[str] = []
-        ttl, error = LONGEST, ""
-        for answer in answers:
-            if isinstance(answer, (dns.resolver.NoAnswer, dns.resolver.NXDOMAIN)):
-                error = error or f"{name}: {_said(answer)}"
-            elif isinstance(answer, dns.exception.DNSException):
-                raise SourceError(f"{name}: {_said(answer)}")  # half an answer would remove the other half
-            elif isinstance(answer, BaseException):
-                raise answer
-            else:
-                found += [record.address for record in answer]
-                ttl = min(ttl, float(answer.rrset.ttl))
-        return found, ttl, error
-
-    async def _from_the_system(self, name: str) -> list[str]:
-        loop = asyncio.get_running_loop()
-        try:
-            asking = loop.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-            found = await asyncio.wait_for(asking, self._timeout)
-        except (OSError, TimeoutError) as error:
-            raise SourceError(f"{name}: {getattr(error, 'strerror', None) or 'no answer in time'}") from None
-        return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 class DnsSource:
@@ -173,70 +76,72 @@ class SrvSource:
     async def look(self) -> Found:
         name = urlsplit(self._url).hostname or ""
         records, ttl = await self._resolver.services(name)
+        records = sorted(records)[:_MOST_ENDPOINTS]
         weighted = any(weight for _, weight, _, _ in records)
         tiers = sorted({priority for priority, _, _, _ in records})
-        places: list[tuple[str, Address]] = []
-        known, failed = self._known, None
-        self._known = {}
-        for priority, weight, port, target in sorted(records):
-            try:
-                addresses, holds = await self._resolver.addresses(target)
-            except SourceError as error:
-                failed = error
-                addresses, holds = known.get(target, []), SHORTEST
-            self._known[target] = addresses
-            ttl = min(ttl, holds)
-            share = float(weight or _LEAST_WEIGHT) if weighted else 1.0
-            tier = tiers.index(priority)
-            places += [
-                (self._url, Address(one, port, f"{target}:{port}", share, tier, name)) for one in sorted(addresses)
-            ]
+        found, ttl, failed = await self._addresses({target for _, _, _, target in records}, ttl)
+        places = [
+            (
+                self._url,
+                Address(
+                    address,
+                    port,
+                    f"{target}:{port}",
+                    float(weight or _LEAST_WEIGHT) if weighted else 1.0,
+                    tiers.index(priority),
+                    name,
+                ),
+            )
+            for priority, weight, port, target in records
+            for address in sorted(found[target])
+        ]
         if failed is not None and not places:
             raise failed
         return Found(tuple(places), ttl)
 
+    async def _addresses(self, targets: set[str], ttl: float) -> tuple[dict[str, list[str]], float, SourceError | None]:
+        """The addresses of all targets, for how long all of them hold (at most `ttl` seconds), and a failure if there
+        was one. Names are looked up side by side, some at a time; those that have failed, or that have not been
+        reached when the time is over, keep their last addresses."""
+        few = asyncio.Semaphore(_AT_A_TIME)
+
+        async def look_up(target: str) -> tuple[list[str], float]:
+            async with few:
+                return await self._resolver.addresses(target)
+
+        asking = {target: asyncio.create_task(look_up(target)) for target in sorted(targets)}
+        failed: SourceError | None = None
+        known: dict[str, list[str]] = {}
+        try:
+            if asking:
+                await asyncio.wait(asking.values(), timeout=_ALL_WITHIN)
+            for target, task in asking.items():
+                try:
+                    if not task.done():
+                        raise SourceError(f"{target}: no answer in time")
+                    addresses, holds = task.result()
+                except SourceError as error:
+                    failed = error
+                    addresses, holds = self._known.get(target, []), SHORTEST
+                known[target] = addresses
+                ttl = min(ttl, holds)
+        finally:
+            for task in asking.values():
+                task.cancel()
+        self._known = known
+        return known, ttl, failed
+
 
 class FileSource:
-    """A YAML or JSON list of URLs, or of maps with url and weight; read again when it changes."""
-
-    _adapter: TypeAdapter[Service] = TypeAdapter(Service)
+    """Every entry of a list in a file."""
 
     def __init__(self, target: Target) -> None:
-        self._path = Path(target.url.removeprefix("file+"))
-        self._seen: bytes | None = None
-        self._found = Found((), _FILE_INTERVAL)
+        self._list = EndpointList(target.url.removeprefix("file+"))
 
     async def look(self) -> Found:
-        try:
-            data = self._path.read_bytes()
-            if data == self._seen:
-                return self._found
-            if len(data) > _LARGEST_FILE:
-                raise SourceError(f"{self._path} is larger than {_LARGEST_FILE} bytes")
-            listed = await asyncio.to_thread(yaml.safe_load, data)
-            if not isinstance(listed, list):
-                raise SourceError(f"{self._path}: expected a list of URLs")
-            targets = self._adapter.validate_python({"url": listed}).url if listed else []
-        except OSError as error:
-            raise SourceError(f"{self._path}: {error.strerror}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise SourceError(f"{self._path} is not YAML: {error}") from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"][1:])
-            raise SourceError(f"{self._path}: {place}: {first['msg']}") from None
-        if any(target.is_source for target in targets):
-            raise SourceError(f"{self._path}: only http:// and https:// URLs can stand in a list")
-        places = []
-        for target in targets:
-            parts = urlsplit(target.url)
-            try:
-                port = port_of(parts)
-            except ValueError:
-                raise SourceError(f"{self._path}: the port of {target.url} is not between 1 and 65535") from None
-            places.append((target.url, Address(parts.hostname or "", port, parts.netloc, target.weight)))
-        self._seen, self._found = data, Found(tuple(places), _FILE_INTERVAL)
-        return self._found
+        entries = await self._list.read()
+        places = tuple((one.url, Address(one.host, one.port, one.netloc, one.weight)) for one in entries)
+        return Found(places, _FILE_INTERVAL)
 
 
 def source_for(target: Target, resolver: Resolver) -> Source:
@@ -310,18 +215,3 @@ class Discovery:
         self._cluster.replace([*self._fixed, *self._endpoints.values()])
         names = ", ".join(endpoint.name for endpoint in self._cluster.endpoints) or "none"
         log.info("endpoints of %s: %s", self._cluster.name, names)
-
-
-def split_port(server: str) -> tuple[str, int]:
-    """The address and port of a DNS server: `192.0.2.1`, `192.0.2.1:5353`, `2001:db8::1`, `[2001:db8::1]:5353`."""
-    if server.startswith("["):
-        address, _, port = server[1:].partition("]")
-        return address, int(port.removeprefix(":") or _DNS_PORT)
-    if server.count(":") == 1:
-        address, _, port = server.partition(":")
-        return address, int(port)
-    return server, _DNS_PORT
-
-
-def _said(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:200]

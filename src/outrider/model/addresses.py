@@ -56,4 +56,8 @@ def hidden_parts(text: str) -> set[str]:
 
 def port_of(parts: SplitResult) -> int:
     """The port of an http or https URL, also where it goes without saying. Raises ValueError if there is none such."""
-    return parts.port or (443 if parts.scheme == "https" else 80)
+    if parts.port is None:
+        return 443 if parts.scheme == "https" else 80
+    if parts.port == 0:
+        raise ValueError("no port has the number 0")
+    return parts.port
