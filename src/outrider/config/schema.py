@@ -518,8 +518,8 @@ class Route(PolicyFields):
 class Target(Base):
     url: Url
     """Where it is. dns+http://name:port makes every address of a name an endpoint, dnssrv+http://name every SRV record,
-    file+/path every entry of a YAML or JSON list (at most 256 KiB, no aliases) that is read again when it changes; replace
-    it by renaming another file."""
+    file+/path every entry of a YAML or JSON list (at most 256 KiB, no aliases), which is read again when it changes:
+    replace it by renaming another file."""
     weight: Annotated[float, Field(gt=0, le=1000), BeforeValidator(checks.no_switch)] = 1.0
     """Its share of calls, beside the others'."""
 
