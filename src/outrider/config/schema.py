@@ -58,7 +58,8 @@ class Jwt(Base):
     key: Annotated[str | None, Field(repr=False)] = None
     """The secret (HS256, at least 32 characters) or the public key (PEM)."""
     jwks: Annotated[str, Field(pattern=r"^(https?://|/).+")] | None = None
-    """In place of a key: a file or a URL with a set of public keys (RFC 7517), read again when it changes."""
+    """In place of a key: a file or a URL with a set of public keys (RFC 7517) of at most 1 MiB, read again when it
+    changes. A token without `kid`, or keys without one, are tried in turn, eight at most."""
     audience: str
     """Whom tokens must be for: "{service}" or a name."""
     issuer: Annotated[list[str], BeforeValidator(checks.names)] = []
@@ -218,17 +219,20 @@ class Credential(Base):
     header: HeaderName | None = None
     """The header that carries the secret. Default for jwt and oauth2: Authorization."""
     value: Annotated[str | None, Field(min_length=1, repr=False)] = None
-    """The secret: usually ${file:/run/secrets/...} or ${VAR}. A file is read again when it changes."""
+    """The secret: usually ${file:/run/secrets/...} or ${VAR}. A file is read again when it changes; it must be a regular
+    file of at most 64 KiB."""
     overlap: Duration = 300.0
     """How long the value before the present one is tried, once, where the present one is answered with 401."""
     command: Annotated[list[str], Field(min_length=1)] | None = None
-    """A program and its arguments; what it prints is the secret."""
+    """A program and its arguments; what it prints is the secret. Until it has done so for the first time, calls that
+    need it are 503; a 401 has it run again."""
     every: Positive = 300.0
     """How often the command is run."""
     jwt: MintedJwt | None = None
     """A token that we sign ourselves."""
     oauth2: OAuth2 | None = None
-    """A token that an issuer gives us."""
+    """A token that an issuer gives us. Until the first one is there, calls that need it are 503; a 401 has it fetched
+    again."""
 
 
 class ClientTls(Base):
