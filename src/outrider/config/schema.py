@@ -219,8 +219,8 @@ class Credential(Base):
     header: HeaderName | None = None
     """The header that carries the secret. Default for jwt and oauth2: Authorization."""
     value: Annotated[str | None, Field(min_length=1, repr=False)] = None
-    """The secret: usually ${file:/run/secrets/...} or ${VAR}. A file is read again when it changes; it must be a regular
-    file of at most 64 KiB."""
+    """The secret: usually ${file:/run/secrets/...} or ${VAR}. A file, a regular one of at most 64 KiB, is read again
+    when it changes."""
     overlap: Duration = 300.0
     """How long the value before the present one is tried, once, where the present one is answered with 401."""
     command: Annotated[list[str], Field(min_length=1)] | None = None
