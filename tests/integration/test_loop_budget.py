@@ -116,10 +116,10 @@ class Feeder:
         connection.data_received(data)
         took = thread_time() - started
         for _ in range(MOST_TURNS):
-            if not self._proxy.turns.crowded:
+            if not self._share.turns.crowded:
                 break
             started = thread_time()
-            self._proxy.turns._serve()  # as the loop would do in its next turn
+            self._share.turns._serve()  # as the loop would do in its next turn
             took = max(took, thread_time() - started)
         connection.connection_lost(None)
         return took
