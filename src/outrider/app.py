@@ -147,8 +147,9 @@ class App:
                 self.upkeep.begin(f"endpoints of {discovered.cluster.name}", found.first, _then(found.watch))
         if compiled.checked:
             health = importlib.import_module("outrider.controlplane.health")
+            names = self.runtime.proxy.names
             self.upkeep.go_on(
-                *(health.HealthChecks(cluster, settings).watch() for cluster, settings in compiled.checked)
+                *(health.HealthChecks(cluster, settings, names).watch() for cluster, settings in compiled.checked)
             )
 
     def _fetch_secrets(self) -> None:

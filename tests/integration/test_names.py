@@ -280,3 +280,15 @@ async def test_an_address_that_stays_keeps_its_connections(outrider: Outrider, s
             for service in ("user", "literal"):
                 assert (await client.call(get(f"/{service}/x"))).status == 200
             assert target.connections == 2
+
+
+async def test_health_checks_ask_where_calls_go(outrider: Outrider, system: System) -> None:
+    """A checked service is asked at the addresses that its calls use, which are looked up once for both."""
+    async with Target(plain(), host=FIRST) as target:
+        check = "health_check: { path: /ok, every: 20ms }"
+        text = f"services: {{ user: {{ url: 'http://user.test:{target.port}', {check} }} }}"
+        system.addresses["user.test"] = [FIRST]
+        async with resolving(outrider, system, text) as proxy:
+            await eventually(lambda: any(one.path == "/ok" for one in target.seen), "a check")
+            assert (await exchange(proxy.port, get("/user/x"))).status == 200
+            assert system.asked.count("user.test") == 1

@@ -47,10 +47,13 @@ async def fetch(
     """
     import aiohttp  # which takes longer to import than everything that starts before it is needed
 
+    from outrider.controlplane.connecting import connector
+
     asked = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "outrider", **(headers or {})}
     try:
         async with (
             aiohttp.ClientSession(
+                connector=connector(),
                 timeout=aiohttp.ClientTimeout(total=timeout),
                 auto_decompress=False,
                 cookie_jar=aiohttp.DummyCookieJar(),

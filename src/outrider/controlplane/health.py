@@ -11,9 +11,11 @@ import aiohttp
 from yarl import URL
 
 from outrider.config.schema import HealthCheck
+from outrider.controlplane.connecting import connector
 from outrider.controlplane.fetch import TooLargeError, read_bounded, reason
 from outrider.controlplane.upkeep import is_own, repeat
 from outrider.dataplane.cluster import Cluster, Endpoint
+from outrider.dataplane.names import Names
 from outrider.model.addresses import hide_in_urls
 
 log = logging.getLogger("outrider")
@@ -29,7 +31,9 @@ _SPREAD = 0.1
 class HealthChecks:
     """The checks of one cluster, until cancelled. Endpoints may come and go meanwhile."""
 
-    def __init__(self, cluster: Cluster, settings: HealthCheck) -> None:
+    def __init__(self, cluster: Cluster, settings: HealthCheck, names: Names | None = None) -> None:
+        """`names` are those that calls use, so that checks ask where calls go."""
+        self._names = names
         self._cluster = cluster
         self._settings = settings
         self._runs: dict[Endpoint, int] = {}  # above zero: successes in a row, below: failures
@@ -39,7 +43,7 @@ class HealthChecks:
         every = self._settings.every
         # A connection per check: one that is kept says nothing about whether new ones are possible.
         async with aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(force_close=True, limit=0),
+            connector=connector(self._names, force_close=True, limit=0),
             timeout=aiohttp.ClientTimeout(total=self._settings.timeout),
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,

@@ -44,6 +44,8 @@ class AppLookup:
         import aiohttp  # takes longer than everything else at the start, and most guards never need it
         from yarl import URL
 
+        from outrider.controlplane.connecting import connector
+
         path = self._path.replace("{key}", quote(key.decode("latin-1"), safe="", encoding="latin-1"))
         paths = readings(path.encode())
         if paths is None or not all(one.startswith(self._below) for one in paths):
@@ -52,7 +54,9 @@ class AppLookup:
             timeout = aiohttp.ClientTimeout(total=_TIMEOUT)
             # What one asks must not depend on what another one was answered.
             jar = aiohttp.DummyCookieJar()
-            self._session = aiohttp.ClientSession(timeout=timeout, auto_decompress=False, cookie_jar=jar)
+            self._session = aiohttp.ClientSession(
+                connector=connector(), timeout=timeout, auto_decompress=False, cookie_jar=jar
+            )
         url, headers = URL(self._app + path, encoded=True), _headers(call, key)
         try:
             async with self._session.get(url, headers=headers, allow_redirects=False) as answer:
