@@ -127,6 +127,9 @@ async def test_a_second_signal_stops_at_once(tmp_path: Path, second: signal.Sign
             with pytest.raises(BrokenError):
                 await client.answer()
     assert one.said("stopped by a second signal")
+    (line,) = (line for line in one.lines if line["msg"] == "call")
+    assert (line["outcome"], line["attempts"]) == ("cancelled", 1)
+    assert line["why"] == ["cut off: Outrider was stopped"]
 
 
 async def ordered(one: Process, path: str) -> int:

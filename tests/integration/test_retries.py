@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from time import monotonic
 
 import pytest
@@ -86,6 +87,7 @@ async def test_a_post_that_times_out_is_sent_once(outrider: Outrider) -> None:
     async with Target(silent) as target, outrider(config(target.url, more)) as proxy:
         answer = await exchange(proxy.port, request("POST", "/user/x", b"charge"))
     assert (answer.status, len(target.seen)) == (504, 1)
+    assert json.loads(answer.body)["retryable"] is False
 
 
 @pytest.mark.parametrize("first", ONCE_BROKEN)

@@ -71,8 +71,9 @@ def test_retry_after_in_whole_seconds(seconds: float, told: int) -> None:
     ],
 )
 def test_retryable(kind: Kind, retryable: bool) -> None:
-    """`retryable` says whether the same call may succeed later."""
+    """`retryable` says whether the same call may succeed later, and never when it may have been executed already."""
     assert body_of(rescue(Failure(kind, "x")))["retryable"] is retryable
+    assert body_of(rescue(Failure(kind, "x"), acted_on=True))["retryable"] is False
 
 
 def test_who_is_not_authenticated_is_told_how() -> None:

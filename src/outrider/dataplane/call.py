@@ -536,6 +536,7 @@ def answer_here(call: Call, verdict: Failure | Reply) -> None:
             service=call.route.cluster.shown or None,
             correlation_id=call.correlation_id.decode("latin-1") or None,
             attempts=call.attempts,
+            acted_on=call.route.retry.acted_on(call, verdict),
         )
     if call.committed:
         call.downstream.abort()
@@ -546,7 +547,13 @@ def answer_here(call: Call, verdict: Failure | Reply) -> None:
 
 
 def cancelled(call: Call) -> None:
-    """The app hung up: nobody hears an answer, and nobody is to blame."""
+    """The app hung up, or its connection was cut because we have to stop: there is no answer, and no blame."""
+    if call.downstream.proxy.stopped:
+        call.failure = Failure(Kind.STOPPED, "Outrider was stopped before the answer was complete")
+        call.label = Kind.STOPPED.label
+        call.status = Kind.STOPPED.status
+        call.note("cut off: Outrider was stopped")
+        return
     call.failure = Failure(Kind.CANCELLED, "the app closed its connection before the answer was complete")
     call.label = Kind.CANCELLED.label
     call.status = Kind.CANCELLED.status

@@ -214,6 +214,7 @@ class Listener:
 
     def close(self) -> None:
         """Stop accepting, and cut what is left; what is idle ends in an orderly way."""
+        self._proxy.stopped = True
         for door in self.doors:
             door.close()
         for connection in list(self._proxy.connections):

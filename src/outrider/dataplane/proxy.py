@@ -108,6 +108,7 @@ class Proxy:
         self.inbound = Share(limits.downstream_connections, loop)  # of callers from outside
         self.known_hosts: set[bytes | None] = set()  # Host values that have been checked
         self.draining = False
+        self.stopped = False  # what is still under way is cut off
         self.descriptors = sys.maxsize  # that this process may have
         nowhere = Cluster("", (), "least-requests", ClusterStats())
         # The route of requests that reach none: refused before any policy is asked.

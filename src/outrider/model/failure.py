@@ -126,6 +126,9 @@ class Kind(Enum):
     CANCELLED = ("cancelled", 499, "connection_terminated", "The app hung up", Origin.CALLER, "DC",
                  None, NEUTRAL, "cancelled")  # fmt: skip
 
+    STOPPED = ("stopped", 503, "proxy_internal_error", "Outrider was stopped", Origin.PROXY, "-",
+               None, NEUTRAL, "cancelled")  # fmt: skip
+
     CALLER_LEFT = ("caller-left", 503, "connection_terminated", "The app's own caller has left", Origin.CALLER, "DC",
                    None, NEUTRAL, "cancelled")  # fmt: skip
 

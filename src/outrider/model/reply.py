@@ -51,11 +51,12 @@ def rescue(
     service: str | None = None,
     correlation_id: str | None = None,
     attempts: int = 0,
+    acted_on: bool = False,
 ) -> Reply:
     """Turn a failure into the reply the app gets.
 
-    `retryable` tells the app whether the same call may succeed later; it is about the fault, not about whether
-    repeating the call is safe.
+    `retryable` tells the app whether the same call may succeed later and may be made again: not if `acted_on`, when the
+    target may have executed it and must not do so twice.
     """
     kind = failure.kind
     status = kind.status
@@ -72,7 +73,7 @@ def rescue(
         "origin": kind.origin.value,
         "service": service,
         "attempts": attempts,
-        "retryable": status in (408, 429) or (status >= 502 and kind.origin.value != "caller"),
+        "retryable": not acted_on and (status in (408, 429) or (status >= 502 and kind.origin.value != "caller")),
     }
     headers = [
         (b"content-type", b"application/problem+json"),

@@ -584,3 +584,27 @@ def test_a_429_with_a_reset_is_tried_again_after_it() -> None:
     decision = judge(answer)
     assert decision.wait is not None
     assert 4.0 <= decision.wait <= 6.0
+
+
+# ---------------------------------------------------------------- what the app is told
+
+
+@pytest.mark.parametrize("kind", [Kind.RESET, Kind.ATTEMPT_TIMEOUT, Kind.DEADLINE, Kind.INCOMPLETE, Kind.CALL_ENDED])
+def test_what_may_have_been_executed(kind: Kind) -> None:
+    """A POST that was sent and failed may have been executed; a GET, a keyed POST, or one that was not sent may be made
+    again."""
+    failure = Failure(kind, "x")
+    keyed = {b"Idempotency-Key": b"k"}
+    cases = [(b"POST", {}, 1, True), (b"POST", keyed, 1, False), (b"GET", {}, 1, False), (b"POST", {}, 0, False)]
+    for method, headers, attempts, expected in cases:
+        call = make_call(method, headers)
+        call.attempts = attempts
+        assert Retry().acted_on(call, failure) is expected
+
+
+@pytest.mark.parametrize("kind", [*UNSENT, Kind.CIRCUIT_OPEN, Kind.OVERLOADED, Kind.RATE_LIMITED])
+def test_what_was_not_executed(kind: Kind) -> None:
+    """Refused here or not sent: the same call may be made again, whatever its method."""
+    call = make_call(b"POST")
+    call.attempts = 1
+    assert not Retry().acted_on(call, Failure(kind, "x"))

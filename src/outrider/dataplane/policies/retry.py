@@ -34,6 +34,7 @@ MAYBE_LATER: Final = frozenset((401, 408, 409, 429))
 # multiplies the load on its end.
 TRIED_ENOUGH: Final = frozenset(("exhausted", "budget", "is_retry", "tried_below", "circuit_open"))
 _LONGEST_DATE: Final = 64
+_OUT_OF_TIME: Final = frozenset((Kind.DEADLINE, Kind.CALL_ENDED))
 _RESET: Final = re.compile(rb"(?:^|[;,\s])(?:t|reset)=(\d{1,12})(?:$|[;,\s])")
 _NUMBER: Final = re.compile(rb"\s*(\d{1,12})\s*")
 _UNIX_TIME: Final = 1e9  # what is larger is no number of seconds anybody would wait
@@ -91,6 +92,14 @@ class Retry:
             return False
         noted = call.noted
         return (RETRY_HEADER not in noted and ATTEMPT_HEADER not in noted) or self.forbidden(call) is None
+
+    def acted_on(self, call: Call, failure: Failure) -> bool:
+        """Whether the target may have executed a call that failed so, and must not be given it again."""
+        if failure.kind.phase in (None, Phase.CONNECT) and failure.kind not in _OUT_OF_TIME:
+            return False
+        if not call.attempts or call.method in IDEMPOTENT or self.repeatable(call):
+            return False
+        return not (call.route.inbound and KEY in call.noted)  # the guard remembers what has a key
 
     def holds(self, call: Call) -> bool:
         """Whether the app should not see any of an answer before it is whole: a keyed POST can be made again, but only
