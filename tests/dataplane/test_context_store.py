@@ -46,7 +46,7 @@ class Place:
         self.traces += 1
         call.traceparent = traceparent(trace or f"{self.traces:032x}")  # new where there was none
         app = cast(Any, call.downstream)
-        app.proxy = SimpleNamespace(noted=NOTED)
+        app.proxy = SimpleNamespace(noted=NOTED, stopped=False)
         app.give_up = lambda *what: self.given_up.append(what)
         return call
 

@@ -21,15 +21,14 @@ class Deadline:
     """Sets by when the head of the answer must be here (`timeout`), and by when all of it (`total_timeout`); both in
     seconds, NEVER for no limit. Tells the target what is left of that."""
 
-    __slots__ = ("_line", "_milliseconds", "timeout", "total_timeout")
+    __slots__ = ("_lines", "timeout", "total_timeout")
 
     owned = frozenset((b"x-request-timeout-ms", b"x-request-total-timeout-ms"))
 
     def __init__(self, timeout: float, total_timeout: float = NEVER) -> None:
         self.timeout = min(timeout, total_timeout)
         self.total_timeout = total_timeout
-        self._milliseconds = 0  # of the latest line that bounded only the head, since most are alike
-        self._line = b""
+        self._lines: dict[float, bytes] = {}  # by seconds: as many as the routes of this policy have times
 
     def admit(self, call: Call) -> Failure | None:
         """`x-outrider-timeout` only ever shortens; one that cannot be read is the app's mistake."""
@@ -61,17 +60,37 @@ class Deadline:
         time for all of it where that is another one, `none` for no limit. A receiver that does not know the second
         field takes the first one for both."""
         call = attempt.call
-        due = attempt.due if call.body is None or call.body.complete else call.deadline
-        left = due - attempt.sent
-        if left == NEVER:
-            return b""
-        milliseconds = max(1, round(left * 1000))
-        if call.ends == NEVER:
-            if milliseconds != self._milliseconds:
-                self._milliseconds = milliseconds
-                self._line = b"x-request-timeout-ms: %d\r\nx-request-total-timeout-ms: none\r\n" % milliseconds
-            return self._line
-        whole = max(1, round((call.ends - attempt.sent) * 1000))
-        if whole <= milliseconds:
-            return b"x-request-timeout-ms: %d\r\n" % whole
-        return b"x-request-timeout-ms: %d\r\nx-request-total-timeout-ms: %d\r\n" % (milliseconds, whole)
+        if attempt.sent == attempt.started and call.ends == NEVER:
+            # Most attempts: on a kept connection, and with a whole share of the time or all of it.
+            if attempt.due != call.deadline:
+                return self._line(attempt.limit)
+            if call.deadline == attempt.started + self.timeout:
+                return self._line(self.timeout)
+        left = attempt.due - attempt.sent
+        whole = call.ends - attempt.sent
+        if whole == NEVER:
+            return _line(left)
+        if whole <= left:
+            return b"x-request-timeout-ms: %d\r\n" % _milliseconds(whole)
+        return b"x-request-timeout-ms: %d\r\nx-request-total-timeout-ms: %d\r\n" % (
+            _milliseconds(left),
+            _milliseconds(whole),
+        )
+
+    def _line(self, left: float) -> bytes:
+        """The lines for so many seconds, which are the same again and again."""
+        line = self._lines.get(left)
+        if line is None:
+            line = self._lines[left] = _line(left)
+        return line
+
+
+def _milliseconds(left: float) -> int:
+    return max(1, round(left * 1000))
+
+
+def _line(left: float) -> bytes:
+    """What bounds the head alone."""
+    if left == NEVER:
+        return b""
+    return b"x-request-timeout-ms: %d\r\nx-request-total-timeout-ms: none\r\n" % _milliseconds(left)

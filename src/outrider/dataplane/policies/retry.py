@@ -34,6 +34,7 @@ MAYBE_LATER: Final = frozenset((401, 408, 409, 429))
 # multiplies the load on its end.
 TRIED_ENOUGH: Final = frozenset(("exhausted", "budget", "is_retry", "tried_below", "circuit_open"))
 _LONGEST_DATE: Final = 64
+_ABOUT_RETRIES: Final = frozenset((RETRY_HEADER, ATTEMPT_HEADER))
 _OUT_OF_TIME: Final = frozenset((Kind.DEADLINE, Kind.CALL_ENDED))
 _RESET: Final = re.compile(rb"(?:^|[;,\s])(?:t|reset)=(\d{1,12})(?:$|[;,\s])")
 _NUMBER: Final = re.compile(rb"\s*(\d{1,12})\s*")
@@ -90,8 +91,7 @@ class Retry:
         body = call.body
         if body is not None and (not body.replayable or (call.length or 0) > body.limit):
             return False
-        noted = call.noted
-        return (RETRY_HEADER not in noted and ATTEMPT_HEADER not in noted) or self.forbidden(call) is None
+        return _ABOUT_RETRIES.isdisjoint(call.noted) or self.forbidden(call) is None
 
     def acted_on(self, call: Call, failure: Failure) -> bool:
         """Whether the target may have executed a call that failed so, and must not be given it again."""
