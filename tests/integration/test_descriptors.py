@@ -24,7 +24,8 @@ def config(target: Target) -> str:
 def one_descriptor_left() -> Iterator[None]:
     """All descriptors of this process but one are taken."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(int(path.name) for path in Path("/proc/self/fd").iterdir()), hard))
+    highest = max(int(path.name) for path in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 4, hard))  # so that there is one to take and to give back
     held: list[int] = []
     try:
         while True:
