@@ -202,6 +202,23 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "audience",
     ),
     "redis over http": (top(redis={"url": "http://secret@redis"}), "redis.url", "redis://127.0.0.1:6379/0"),
+    "redis: port 0": (top(redis={"url": "redis://u:p@redis:0/1"}), "redis.url", "port 0 is not between"),
+    "jwks: port 0": (
+        top(
+            inbound={
+                "listen": "0.0.0.0:4103",
+                "app": "http://h:1",
+                "accept": [{"jwt": {"alg": "ES256", "jwks": "https://issuer:0/keys", "audience": "a"}}],
+            }
+        ),
+        "inbound.accept[0].jwt.jwks",
+        "port 0 is not between",
+    ),
+    "app: port 0": (
+        top(inbound={"listen": "0.0.0.0:4103", "app": "http://h:0", "accept": [{"certificate": ["a"]}]}),
+        "inbound.app",
+        "port 0 is not between",
+    ),
     "listen: port": (top(listen=4100), "listen", "expected HOST:PORT"),
     "listen: host": (top(listen="localhost"), "listen", "expected HOST:PORT"),
     "listen: a URL": (top(listen="http://127.0.0.1:4100"), "listen", "expected HOST:PORT"),

@@ -35,7 +35,7 @@ class System:
         if (gate := self.held.get((host, family))) is not None:
             gate.wait(30)
         said = self.answers.get((host, family), NOT_FOUND)
-        if isinstance(said, OSError):
+        if isinstance(said, Exception):
             raise said
         return said
 
@@ -173,6 +173,18 @@ async def test_no_such_name_holds_for_a_moment(names: Names, system: System, mon
     monkeypatch.setattr(module, "_REFUSED_FOR", 0.0)
     system.answers["user", V4] = ["10.0.0.1"]
     await until(lambda: names._names["user"].refused_until < monotonic())
+    assert await names.find("user", 80, SOON) == ("10.0.0.1",)
+
+
+async def test_a_resolver_that_breaks_is_asked_again(
+    names: Names, system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the system's resolver does, a later lookup is possible."""
+    monkeypatch.setattr(module, "_REFUSED_FOR", 0.0)
+    system.answers["user", V4] = system.answers["user", V6] = cast(Any, RuntimeError("out of order"))
+    with pytest.raises(UnresolvedError, match="out of order"):
+        await names.find("user", 80, SOON)
+    system.answers["user", V4] = ["10.0.0.1"]
     assert await names.find("user", 80, SOON) == ("10.0.0.1",)
 
 

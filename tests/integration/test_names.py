@@ -171,6 +171,17 @@ services:
                 assert target.connections == 4
 
 
+async def test_little_time_is_shared_among_the_addresses(outrider: Outrider, system: System) -> None:
+    """A connect_timeout below a quarter of a second still reaches the second address."""
+    async with Target(plain(), host=SECOND) as target:
+        with swallowing(FIRST, target.port):
+            system.addresses["user.test"] = [FIRST, SECOND]
+            more = "connect_timeout: 200ms, retry: false"
+            text = f"services: {{ user: {{ url: 'http://user.test:{target.port}', {more} }} }}"
+            async with resolving(outrider, system, text) as proxy:
+                assert (await exchange(proxy.port, get("/user/x"))).status == 200
+
+
 async def test_a_refused_first_address_costs_no_time(outrider: Outrider, system: System) -> None:
     """Where an address refuses, the next one is tried at once; all of it takes no longer than connect_timeout."""
     async with Target(plain(), host=THIRD) as target:

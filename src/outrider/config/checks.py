@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from outrider.config.scalars import Duration
-from outrider.config.urls import later_scheme, target_url_fault
+from outrider.config.urls import later_scheme, target_url_fault, wrong_port
 from outrider.model.messages import HOP_BY_HOP, is_field_value
 from outrider.model.methods import is_other_spelling
 from outrider.model.patterns import PathPattern, comparable, covering
@@ -302,6 +302,8 @@ def redis_url(value: Any) -> Any:
     text = str(value)
     if not re.fullmatch(r"rediss?://[^/\s]+(/\d+)?(\?\S*)?|unix://\S+", text):
         raise fail("expected a URL like redis://127.0.0.1:6379/0, rediss://... or unix:///run/redis.sock")
+    if (fault := wrong_port(text)) is not None:
+        raise fail(fault)
     return text
 
 

@@ -6,6 +6,7 @@ from outrider.config.checks import SHORTEST_SECRET
 from outrider.config.keys import KeyTextError, verifying_key
 from outrider.config.schema import Accept, Config, Idempotency, Inbound
 from outrider.config.source import Document, KeyPath
+from outrider.config.urls import wrong_port
 from outrider.model.messages import is_field_value
 from outrider.model.patterns import covering, is_named
 from outrider.model.variables import VARIABLE
@@ -78,6 +79,8 @@ def _check_jwt(accept: Accept, document: Document, at: KeyPath) -> None:
         document.complain(at, "expected exactly one of key and jwks")
         return
     if jwt.key is None:
+        if (fault := wrong_port(jwt.jwks or "")) is not None:
+            document.complain((*at, "jwks"), fault)
         return
     try:
         verifying_key(jwt.alg, jwt.key)

@@ -48,6 +48,15 @@ def target_url_fault(text: str) -> Fault | None:
     return fault
 
 
+def wrong_port(text: str) -> str | None:
+    """A sentence about the port of any URL, user information allowed, if it has one that cannot be; else None."""
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme == "unix":
+        return None
+    fault = _port_fault(scheme, re.split(r"[/?#]", rest, maxsplit=1)[0].rpartition("@")[2])
+    return fault[0] if fault is not None else None
+
+
 def _scheme_fault(scheme: str, separator: str, text: str) -> Fault | None:
     if not text:
         return "the URL is empty", "give one like http://user-service:3001"

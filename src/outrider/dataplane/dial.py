@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Seconds after which the next address is tried beside those that have not answered yet (RFC 8305 §5).
-_NEXT_ADDRESS_AFTER = 0.25
+# Seconds after which the next address is tried beside those that have not answered yet (RFC 8305 §5); less if the time
+# would not suffice for all addresses, and at least the second number.
+_NEXT_ADDRESS_AFTER, _LEAST_AFTER = 0.25, 0.01
 
 
 async def dial(
@@ -64,9 +65,11 @@ async def _connect(endpoint: Endpoint, protocol: Upstream, names: Names, timeout
     address = addresses[0]
     sock = None
     if len(addresses) > 1:
-        trying = loop.create_task(_first_to_answer(loop, addresses, port))
+        left = ends - monotonic()
+        pause = max(_LEAST_AFTER, min(_NEXT_ADDRESS_AFTER, left / len(addresses)))
+        trying = loop.create_task(_first_to_answer(loop, addresses, port, pause))
         try:
-            sock, address = await _within(ends - monotonic(), trying)
+            sock, address = await _within(left, trying)
         except BaseException:
             trying.add_done_callback(_close_first)
             raise
@@ -97,9 +100,10 @@ async def _connect(endpoint: Endpoint, protocol: Upstream, names: Names, timeout
 
 
 async def _first_to_answer(
-    loop: asyncio.AbstractEventLoop, addresses: tuple[str, ...], port: int
+    loop: asyncio.AbstractEventLoop, addresses: tuple[str, ...], port: int, pause: float
 ) -> tuple[socket.socket, str]:
-    """A socket that is connected to one of several addresses, and which. Raises the OSError that tells most."""
+    """A socket that is connected to one of several addresses, and which. `pause` is in seconds: for so long an address
+    is alone before the next one is tried, too. Raises the OSError that tells most."""
     to_come = list(reversed(addresses))
     attempts: dict[asyncio.Task[socket.socket], str] = {}
     errors: list[OSError] = []
@@ -110,7 +114,7 @@ async def _first_to_answer(
                 attempts[loop.create_task(_open(loop, address, port))] = address
             done, _ = await asyncio.wait(
                 attempts,
-                timeout=_NEXT_ADDRESS_AFTER if to_come else None,
+                timeout=pause if to_come else None,
                 return_when=asyncio.FIRST_COMPLETED,
             )
             for attempt in done:

@@ -207,7 +207,7 @@ class Names:
             return _Said(why=f"no answer within {format_duration(_TIMEOUT)}", failed=True)
         except socket.gaierror as error:
             return _Said(why=error.strerror or str(error), failed=error.errno not in _NO_ADDRESS)
-        except (OSError, UnicodeError) as error:
+        except Exception as error:  # whatever it is, the name must be looked up again later
             local = isinstance(error, OSError) and error.errno in LOCAL_ERRORS
             return _Said(why=str(error), failed=True, local=local)
         return _Said(tuple(found), "" if found else "it has no address")
