@@ -728,10 +728,9 @@ class Upstream:
         """Bytes of the request wait for the target. Its time to answer begins with the last of them; until then it only
         has to go on taking some."""
         call = attempt.call
-        patience = call.route.body_idle
+        patience = min(call.route.body_idle, attempt.limit, call.deadline - call.started)
         if body.complete:
             self._slow_to_take = True
-            patience = min(patience, attempt.limit, call.deadline - call.started)
         moving = now - self._moved_at < patience
         if moving and now < call.ends:
             self._timers.arm(self, min(call.ends, now + self._look_after(attempt)))
