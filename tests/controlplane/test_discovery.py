@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 from typing import Any, cast
 
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from outrider.config.schema import ClientTls, Target
-from outrider.controlplane import endpoint_list
+from outrider.controlplane import discovery, endpoint_list
 from outrider.controlplane.discovery import (
     Discovery,
     DnsSource,
@@ -353,6 +355,32 @@ async def test_a_target_that_cannot_be_resolved_any_more_keeps_its_addresses() -
     pause = await place.look()
     assert place.by_name == before
     assert pause == 1.0
+
+
+async def test_many_dead_targets_never_keep_a_live_one_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many names are met with silence, and wherever a live one stands among them, it is found after a few
+    rounds, and each round ends in time."""
+    monkeypatch.setattr(discovery, "_AT_A_TIME", 4)
+    monkeypatch.setattr(discovery, "_ALL_WITHIN", 0.05)
+    place = srv(*((0, 1, 1, f"dead{number:02}") for number in range(30)), (0, 1, 1, "a"))
+    known = place.names.addresses
+
+    async def addresses(name: str) -> tuple[list[str], float]:
+        if name.startswith("dead"):
+            await asyncio.sleep(0.02)
+        return await known(name)
+
+    monkeypatch.setattr(place.names, "addresses", addresses)
+    began = monotonic()
+    rounds = 0
+    while place.shown != ["10.0.0.1:1"]:
+        rounds += 1
+        assert rounds < 20
+        await place.look()
+    for _ in range(3):
+        await place.look()
+        assert place.shown == ["10.0.0.1:1"]
+    assert monotonic() - began < 3
 
 
 async def test_no_target_that_can_be_resolved_is_a_failure() -> None:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from functools import partial
+from random import random
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -32,7 +33,7 @@ _FILE_INTERVAL = 0.5
 _LEAST_WEIGHT = 0.01
 _MOST_ENDPOINTS = 256
 # Names of SRV records that are looked up at a time, and the seconds for all of them together.
-_AT_A_TIME, _ALL_WITHIN = 16, 10.0
+_AT_A_TIME, _ALL_WITHIN = 16, 4.0
 
 
 @dataclass(slots=True, frozen=True)
@@ -71,6 +72,7 @@ class SrvSource:
     def __init__(self, target: Target, resolver: Resolver) -> None:
         self._url = target.url.partition("+")[2]
         self._resolver = resolver
+        self._failing: set[str] = set()
         self._known: dict[str, list[str]] = {}  # addresses of targets, for when one cannot be resolved any more
 
     async def look(self) -> Found:
@@ -102,16 +104,19 @@ class SrvSource:
     async def _addresses(self, targets: set[str], ttl: float) -> tuple[dict[str, list[str]], float, SourceError | None]:
         """The addresses of all targets, for how long all of them hold (at most `ttl` seconds), and a failure if there
         was one. Names are looked up side by side, some at a time; those that have failed, or that have not been
-        reached when the time is over, keep their last addresses."""
+        reached when the time is over, keep their last addresses. Those that failed the last time come last, so that
+        however many they are, every other one is reached sooner or later."""
         few = asyncio.Semaphore(_AT_A_TIME)
 
         async def look_up(target: str) -> tuple[list[str], float]:
             async with few:
                 return await self._resolver.addresses(target)
 
-        asking = {target: asyncio.create_task(look_up(target)) for target in sorted(targets)}
+        in_order = sorted(targets, key=lambda target: (target in self._failing, random()))
+        asking = {target: asyncio.create_task(look_up(target)) for target in in_order}
         failed: SourceError | None = None
         known: dict[str, list[str]] = {}
+        failing: set[str] = set()
         try:
             if asking:
                 await asyncio.wait(asking.values(), timeout=_ALL_WITHIN)
@@ -122,13 +127,15 @@ class SrvSource:
                     addresses, holds = task.result()
                 except SourceError as error:
                     failed = error
+                    if task.done() or target in self._failing:
+                        failing.add(target)
                     addresses, holds = self._known.get(target, []), SHORTEST
                 known[target] = addresses
                 ttl = min(ttl, holds)
         finally:
             for task in asking.values():
                 task.cancel()
-        self._known = known
+        self._known, self._failing = known, failing
         return known, ttl, failed
 
 
