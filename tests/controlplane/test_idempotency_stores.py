@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Awaitable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from threading import Event
+from time import monotonic
 from typing import Any, ClassVar, TypeVar
 
 import pytest
@@ -16,12 +18,40 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from outrider.controlplane.idempotency.sqlite import SqliteStore
-from outrider.dataplane.policies.idempotency import Entry, StoreError
+from outrider.dataplane.policies.idempotency import ANSWER_NOT_KEPT, Entry, StoreError
 from tests.servers import RedisServer, redis_server
 
 T = TypeVar("T")
-Store = Any  # SqliteStore or RedisStore
+Store = Any  # Guard, of a SqliteStore or RedisStore
 KEY = b"k" * 24
+
+
+class Guard:
+    """A store, and the tokens of the calls that have been begun in it."""
+
+    def __init__(self, store: Any) -> None:
+        self.store = store
+        self.tokens: dict[bytes, str] = {}
+
+    async def begin(self, key: bytes, fingerprint: bytes, instead_of: str = "", caller: str = "") -> Any:
+        new = Entry(fingerprint, token=self.store.token(), caller=caller)
+        known = await self.store.begin(key, new, instead_of)
+        if known is None:
+            self.tokens[key] = new.token
+        return known
+
+    async def finish(self, key: bytes, entry: Entry) -> None:
+        await self.store.finish(key, entry if entry.token else replace(entry, token=self.tokens[key]))
+
+    async def forget(self, key: bytes) -> None:
+        await self.store.forget(key, self.tokens[key])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.store, name)
+
+
+def sqlite_store(*arguments: Any, **more: Any) -> Store:
+    return Guard(SqliteStore(*arguments, **more))
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +63,14 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 def redis_store(server: RedisServer, ttl: float = 60.0, service: str = "payment") -> Store:
     from outrider.controlplane.idempotency.redis import RedisStore
 
-    return RedisStore(server.url, service, ttl, 1.0)
+    return Guard(RedisStore(server.url, service, ttl, 1.0))
 
 
 @pytest.fixture(params=["sqlite", "redis"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     """One of each, empty."""
     if request.param == "sqlite":
-        return SqliteStore(str(tmp_path / "keys.db"), 60.0, 100)
+        return sqlite_store(str(tmp_path / "keys.db"), 60.0, 100)
     server = request.getfixturevalue("redis")
     server.ask("FLUSHALL")
     return redis_store(server)
@@ -99,7 +129,7 @@ async def test_what_is_done_is_neither_forgotten_nor_taken_over(store: Store) ->
 
 async def test_what_has_expired_is_new(redis: RedisServer, tmp_path: Path) -> None:
     """In either store."""
-    for store in (SqliteStore(str(tmp_path / "k.db"), 0.05, 10), redis_store(redis, 0.05, "short-lived")):
+    for store in (sqlite_store(str(tmp_path / "k.db"), 0.05, 10), redis_store(redis, 0.05, "short-lived")):
         await store.begin(KEY, b"f")
         await store.finish(KEY, ANSWER)
         await asyncio.sleep(0.06)
@@ -109,7 +139,7 @@ async def test_what_has_expired_is_new(redis: RedisServer, tmp_path: Path) -> No
 
 async def test_a_short_ttl_does_not_end_what_is_under_way(redis: RedisServer, tmp_path: Path) -> None:
     """It is about answers; a call may take longer than it."""
-    for store in (SqliteStore(str(tmp_path / "k.db"), 0.02, 10), redis_store(redis, 0.02, "under-way")):
+    for store in (sqlite_store(str(tmp_path / "k.db"), 0.02, 10), redis_store(redis, 0.02, "under-way")):
         await store.begin(KEY, b"f")
         await asyncio.sleep(0.04)
         assert await store.begin(KEY, b"f") is not None
@@ -119,11 +149,11 @@ async def test_a_short_ttl_does_not_end_what_is_under_way(redis: RedisServer, tm
 async def test_tokens_are_compared_whole(redis: RedisServer) -> None:
     """The second call that a guard begins is not the twentieth."""
     store = redis_store(redis, service="tokens")
-    store._begun = 1
+    store.store._begun = 1
     await store.begin(KEY, b"f")
     await store.finish(KEY, Entry(b"f", lost=True))
     lost = await store.begin(KEY, b"f")
-    store._begun = 19
+    store.store._begun = 19
     assert await store.begin(KEY, b"f", lost.token) is None
     assert await store.begin(KEY, b"f", lost.token) is not None
     await store._forget_script(keys=[f"outrider:idempotency:tokens:{KEY.hex()}"], args=[lost.token])
@@ -137,7 +167,7 @@ async def test_what_is_said_twice_harms_nobody(redis: RedisServer) -> None:
     await other.open()
     name = f"outrider:idempotency:twice:{KEY.hex()}"
     await one.begin(KEY, b"f")
-    token = one._tokens[KEY]
+    token = one.tokens[KEY]
     await one.forget(KEY)
     assert await other.begin(KEY, b"f") is None
     await one._forget_script(keys=[name], args=[token])
@@ -155,32 +185,17 @@ def test_nobody_else_can_read_the_file(tmp_path: Path) -> None:
     (tmp_path / "k.db-wal").touch(0o644)
 
     async def use() -> None:
-        store = SqliteStore(str(file), 60.0, 10)
+        store = sqlite_store(str(file), 60.0, 10)
         await store.begin(KEY, b"f")
         assert {one.name: one.stat().st_mode & 0o777 for one in tmp_path.iterdir()} == {
             "k.db": 0o600,
             "k.db-wal": 0o600,
             "k.db-shm": 0o600,
+            store._liveness.file.name: 0o600,
         }
         await store.close()
 
     asyncio.run(use())
-
-
-async def test_an_older_file_is_used_on(tmp_path: Path) -> None:
-    """One whose entries do not say since when."""
-    file = tmp_path / "k.db"
-    store = SqliteStore(str(file), 60.0, 10)
-    await store.begin(KEY, b"f")
-    await store.finish(KEY, ANSWER)
-    await store.close()
-    with sqlite3.connect(file) as database:
-        database.execute("ALTER TABLE calls DROP COLUMN since")
-    store = SqliteStore(str(file), 60.0, 10)
-    known = await store.begin(KEY, b"f")
-    assert known is not None
-    assert known.body == ANSWER.body
-    await store.close()
 
 
 # ---------------------------------------------------------------- any number of steps
@@ -206,8 +221,8 @@ class Guards(RuleBasedStateMachine):
         self.done: dict[bytes, bytes] = {}
         self.holders: dict[bytes, Store] = {}
         self.lost: set[bytes] = set()
-        self.undead: dict[bytes, Store] = {}
-        self.too_late: set[bytes] = set()
+        self.lost_by: dict[bytes, str] = {}  # the tokens of lost calls
+        self.undead: dict[bytes, tuple[Store, str]] = {}  # by key, with the token that its guard had for it
         self.count = 0
 
     def run(self, work: Awaitable[T]) -> T:
@@ -233,7 +248,6 @@ class Guards(RuleBasedStateMachine):
             assert key not in self.done
             assert key not in self.lost
             self.holders[key] = store
-            self.too_late.add(key)
         else:
             assert known.done == (key in self.done)
             assert known.lost == (key in self.lost)
@@ -253,6 +267,7 @@ class Guards(RuleBasedStateMachine):
             self.run(store.forget(key))
         else:
             self.lost.add(key)
+            self.lost_by[key] = store.tokens[key]
             self.run(store.finish(key, Entry(b"f", lost=True)))
 
     @precondition(lambda self: self.guards)
@@ -266,24 +281,34 @@ class Guards(RuleBasedStateMachine):
         for key in [key for key, holder in self.holders.items() if holder is store]:
             del self.holders[key]
             self.lost.add(key)
-            self.undead[key] = store
-            self.too_late.discard(key)
+            self.lost_by[key] = store.tokens[key]
+            self.undead[key] = store, store.tokens[key]
 
     @precondition(lambda self: self.undead)
-    @rule(data=st.data(), answered=st.booleans())
-    def come_back(self, data: st.DataObject, answered: bool) -> None:
-        """A guard was only taken for dead, and says now how its call ended. If somebody else has taken that over, it is
-        too late."""
+    @rule(data=st.data(), how=st.sampled_from(["answered", "failed", "lost"]))
+    def come_back(self, data: st.DataObject, how: str) -> None:
+        """A guard was only taken for dead, and says now how its call ended. It writes over nothing that another call
+        has written; but where there is nothing, its answer is kept: its call was executed."""
         key = data.draw(st.sampled_from(sorted(self.undead)))
-        store = self.undead.pop(key)
-        if answered:
-            self.run(store.finish(key, Entry(b"f", True, False, 200, (), b"late")))
+        store, token = self.undead.pop(key)
+        self.count += 1
+        body = b"late %d" % self.count
+        if how == "answered":
+            self.run(store.finish(key, Entry(b"f", True, False, 200, (), body, token=token)))
+        elif how == "lost":
+            self.run(store.finish(key, Entry(b"f", lost=True, token=token)))
         else:
-            self.run(store.forget(key))
-        if key not in self.too_late:
+            self.run(store.store.forget(key, token))
+        ours = key in self.lost and self.lost_by[key] == token
+        nothing = key not in self.holders and key not in self.done and key not in self.lost
+        if how == "failed" and ours:
             self.lost.discard(key)
-            if answered:
-                self.done[key] = b"late"
+        elif how == "answered" and (ours or nothing):
+            self.lost.discard(key)
+            self.done[key] = body
+        elif how == "lost" and nothing:
+            self.lost.add(key)
+            self.lost_by[key] = token
 
     @invariant()
     def one_state_each(self) -> None:
@@ -302,19 +327,19 @@ async def _awaited(work: Awaitable[T]) -> T:
 
 
 class OneFile(Guards):
-    """Guards on one file: one after the other, as each takes the others of its process for dead ones."""
-
-    most = 1
+    """Guards on one file, as the containers of a pod with a common volume are."""
 
     def __init__(self) -> None:
         super().__init__()
         self.folder = tempfile.TemporaryDirectory()
 
     def make(self, number: int) -> Store:
-        return SqliteStore(f"{self.folder.name}/keys.db", 60.0, 100)
+        store = sqlite_store(f"{self.folder.name}/keys.db", 60.0, 100)
+        self.run(store.open())
+        return store
 
     def kill(self, store: Store) -> None:
-        """Its process and its number are gone: a new store has another one."""
+        store._liveness.end()  # as the kernel does when a process ends
 
     def teardown(self) -> None:
         super().teardown()
@@ -382,7 +407,7 @@ async def test_a_password_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
 
     pytest.importorskip("redis")
     for url in ("redis://user:hunter2@127.0.0.1:9/0", "redis://127.0.0.1:9/0?password=hunter2"):
-        store = RedisStore(url, "payment", 60.0, 0.2)
+        store = Guard(RedisStore(url, "payment", 60.0, 0.2))
         with pytest.raises(StoreError) as raised:
             await store.begin(KEY, b"f")
         await store.close()
@@ -417,12 +442,13 @@ async def test_somebody_elses_value(redis: RedisServer, junk: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", ["UPDATE calls SET headers = 'x'", "UPDATE calls SET headers = '[1]'", "DROP TABLE calls"]
+    "damage",
+    ["UPDATE keyed_calls SET headers = 'x'", "UPDATE keyed_calls SET headers = '[1]'", "DROP TABLE keyed_calls"],
 )
 async def test_a_damaged_file(tmp_path: Path, damage: str) -> None:
     """Rows that cannot be read are no answers, and no bug."""
     file = tmp_path / "k.db"
-    store = SqliteStore(str(file), 60.0, 10)
+    store = sqlite_store(str(file), 60.0, 10)
     await store.begin(KEY, b"f")
     await store.finish(KEY, ANSWER)
     with sqlite3.connect(file) as database:
@@ -444,11 +470,11 @@ async def test_what_may_have_begun_is_taken_back(redis: RedisServer, monkeypatch
         await script(**given)
         raise TimeoutError
 
-    store._begin_script = unheard
+    store.store._begin_script = unheard
     for _ in range(2):  # the second time it finds what the first one has left
         with pytest.raises(StoreError):
             await store.begin(KEY, b"f")
-    store._begin_script = script
+    store.store._begin_script = script
     assert await store.begin(KEY, b"f") is not None
     watching = asyncio.create_task(store.watch())
     async with asyncio.timeout(5):
@@ -476,35 +502,49 @@ async def remembered(store: Store, first: int, number: int) -> int:
 
 async def test_the_greediest_caller_gives_way(tmp_path: Path) -> None:
     """A caller with few keys keeps them, whatever another one does."""
-    store = SqliteStore(str(tmp_path / "k.db"), 60.0, 50)
+    store = sqlite_store(str(tmp_path / "k.db"), 60.0, 50)
     await fill(store, "modest", 0, 5)
     await fill(store, "greedy", 100, 200)
-    assert await store.purge() <= 50
+    assert await store.clear_up() <= 50
     assert await remembered(store, 0, 5) == 5
     await store.close()
 
 
 async def test_answers_are_bounded_in_bytes(tmp_path: Path) -> None:
     """Few large answers have no more room than many small ones; the modest caller's stay."""
-    store = SqliteStore(str(tmp_path / "k.db"), 60.0, 10_000, 1_000_000)
+    store = sqlite_store(str(tmp_path / "k.db"), 60.0, 10_000, 1_000_000)
     await fill(store, "modest", 0, 5, b"small")
     await fill(store, "greedy", 100, 40, bytes(100_000))
-    await store.purge()
+    await store.clear_up()
     assert await remembered(store, 0, 5) == 5
     with sqlite3.connect(tmp_path / "k.db") as database:
-        (held,) = database.execute("SELECT sum(length(body)) FROM calls").fetchone()
+        (held,) = database.execute("SELECT sum(size) FROM keyed_calls").fetchone()
     assert held <= 1_000_000
+    assert await remembered(store, 100, 40) == 40  # of those without room for their answers, that they were given
+    last = await store.begin(b"%024d" % 139, b"f")
+    assert (last.status, last.body) == (201, bytes(100_000))
+    first = await store.begin(b"%024d" % 100, b"f")
+    assert (first.status, first.body) == (201, ANSWER_NOT_KEPT)
     await store.close()
 
 
 async def test_lost_calls_are_never_forgotten_for_want_of_room(tmp_path: Path) -> None:
-    """They may have been executed: where they fill the store, new keys are refused instead."""
-    store = SqliteStore(str(tmp_path / "k.db"), 60.0, 20)
+    """They may have been executed. A caller that fills three quarters of the store with them gets no new ones; where
+    all of it is full, no caller does, and the store says so."""
+    store = sqlite_store(str(tmp_path / "k.db"), 60.0, 20)
     for index in range(20):
-        assert await store.begin(b"%024d" % index, b"f", caller="c") is None
+        caller = "greedy" if index < 15 else "other"
+        assert await store.begin(b"%024d" % index, b"f", caller=caller) is None
         await store.finish(b"%024d" % index, Entry(b"f", lost=True))
-    with pytest.raises(StoreError, match="it is full"):
+        if index == 14:
+            with pytest.raises(StoreError, match="15 calls of greedy") as raised:
+                await store.begin(b"n" * 24, b"f", caller="greedy")
+            assert raised.value.reason == "it is full"
+            assert not store.trouble  # others are served
+    with pytest.raises(StoreError, match="all of its 20 calls"):
         await store.begin(b"n" * 24, b"f", caller="other")
+    await store.open()
+    assert "it is full" in store.trouble
     first = await store.begin(b"%024d" % 0, b"f")
     assert first is not None
     assert first.lost
@@ -527,8 +567,9 @@ async def test_a_late_answer_of_a_guard_that_was_taken_for_dead_is_kept(redis: R
     await heir.close()
 
 
-async def test_a_store_of_an_earlier_version_is_opened(tmp_path: Path) -> None:
-    """Missing columns are added; what it remembers stays."""
+async def test_a_file_of_an_earlier_version_is_used(tmp_path: Path) -> None:
+    """Nothing in it is taken for one of ours, as its keys were made in another way; when its calls have expired, they
+    are removed."""
     file = tmp_path / "k.db"
     with sqlite3.connect(file) as database:
         database.execute(
@@ -536,8 +577,145 @@ async def test_a_store_of_an_earlier_version_is_opened(tmp_path: Path) -> None:
             "owner TEXT NOT NULL, status INTEGER NOT NULL DEFAULT 0, headers TEXT NOT NULL DEFAULT '[]', "
             "body BLOB NOT NULL DEFAULT x'', expires REAL NOT NULL) WITHOUT ROWID"
         )
-        database.execute("INSERT INTO calls VALUES (?, ?, 1, 'x', 200, '[]', x'00', 1e12)", (KEY, b"f"))
-    store = SqliteStore(str(file), 60.0, 100)
-    known = await store.begin(KEY, b"f")
-    assert (known.done, known.status) == (True, 200)
+        database.execute("INSERT INTO calls VALUES (?, ?, 1, 'x', 200, '[]', x'00', 1)", (KEY, b"f"))
+    store = sqlite_store(str(file), 60.0, 100)
+    assert await store.begin(KEY, b"f") is None
+    await store.finish(KEY, ANSWER)
+    await store.clear_up()
+    with sqlite3.connect(file) as database, pytest.raises(sqlite3.OperationalError, match="no such table"):
+        database.execute("SELECT * FROM calls")
+    assert (await store.begin(KEY, b"f")).body == ANSWER.body
+    await store.close()
+
+
+async def test_a_file_of_a_later_version_is_not_touched(tmp_path: Path) -> None:
+    """It is named, and nothing is executed that may be in it."""
+    file = tmp_path / "k.db"
+    with sqlite3.connect(file) as database:
+        database.execute("PRAGMA user_version = 99")
+    store = sqlite_store(str(file), 60.0, 100)
+    with pytest.raises(StoreError, match="later version"):
+        await store.begin(KEY, b"f")
+    await store.close()
+
+
+# ---------------------------------------------------------------- times, and files in trouble
+
+
+@pytest.mark.parametrize("step", [-86400.0, 86400.0])
+async def test_steps_of_the_clock_neither_end_nor_prolong_anything(tmp_path: Path, step: float) -> None:
+    """What is kept for a minute is kept for a minute, also by the next process on the file."""
+    wall, since_boot = [1e9], [100.0]
+    given = (str(tmp_path / "k.db"), 60.0, 100, 10_000, lambda: wall[0], lambda: since_boot[0])
+    store = sqlite_store(*given)
+    assert await store.begin(KEY, b"f") is None
+    await store.finish(KEY, ANSWER)
+    wall[0] += step
+    since_boot[0] += 59
+    for _ in range(2):
+        known = await store.begin(KEY, b"f")
+        assert (known.done, known.age) == (True, 59)
+        await store.close()
+        store = sqlite_store(*given)
+    since_boot[0] += 2
+    assert await store.begin(KEY, b"f") is None
+    await store.close()
+
+
+async def test_a_locked_file_makes_no_line(tmp_path: Path) -> None:
+    """All who come are refused after the same short time, and not one after the other; then all is well again."""
+    store = sqlite_store(str(tmp_path / "k.db"), 60.0, 100)
+    await store.open()
+    with sqlite3.connect(tmp_path / "k.db", isolation_level=None) as other:
+        other.execute("BEGIN IMMEDIATE")
+        began = monotonic()
+        results = await asyncio.gather(
+            *(store.begin(b"%024d" % number, b"f") for number in range(40)), return_exceptions=True
+        )
+        assert monotonic() - began < 2
+        assert {(type(result), result.reason) for result in results} == {(StoreError, "it is locked")}
+        other.execute("ROLLBACK")
+    await asyncio.sleep(0.25)
+    assert await store.begin(KEY, b"f") is None
+    assert not store.trouble
+    await store.close()
+
+
+async def test_a_file_that_does_not_answer_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first call waits for a moment, later ones do not; what is begun too late is taken back."""
+    monkeypatch.setattr("outrider.controlplane.idempotency.sqlite._PATIENCE", 0.05)
+    store = sqlite_store(str(tmp_path / "k.db"), 60.0, 100)
+    await store.open()
+    go_on, begin = Event(), store._begin
+
+    def hang(*given: Any) -> Any:
+        go_on.wait(10)
+        return begin(*given)
+
+    store.store._begin = hang
+    with pytest.raises(StoreError, match="does not answer"):
+        await store.begin(KEY, b"f")
+    began = monotonic()
+    with pytest.raises(StoreError, match="does not answer"):
+        await store.begin(b"o" * 24, b"f")
+    assert monotonic() - began < 0.04
+    assert store.trouble
+    go_on.set()
+    async with asyncio.timeout(5):
+        while store.trouble or await store.begin(KEY, b"f") is not None:
+            await store.open()
+    await store.close()
+
+
+@pytest.mark.parametrize("how", ["overwritten", "emptied", "its log removed", "the sign of life removed"])
+async def test_a_file_that_is_damaged_while_it_is_open(tmp_path: Path, how: str) -> None:
+    """Nothing is begun that another process would not see; when it has been moved away, a new one is begun."""
+    file = tmp_path / "k.db"
+    store = sqlite_store(str(file), 60.0, 100)
+    assert await store.begin(KEY, b"f") is None
+    await store.finish(KEY, ANSWER)
+    if how == "overwritten":
+        file.write_bytes(b"no database" * 1000)
+    elif how == "emptied":
+        file.write_bytes(b"")
+    elif how == "its log removed":
+        Path(f"{file}-wal").unlink()
+    else:
+        store._liveness.file.unlink()
+    await store.open()  # as it looks every two seconds
+    if store.trouble:
+        for one in tmp_path.glob("k.db*"):
+            one.rename(tmp_path / f"away-{one.name}")
+        await store.open()
+    assert not store.trouble
+    await store.begin(b"o" * 24, b"f")
+    other = sqlite_store(str(file), 60.0, 100)
+    known = await other.begin(b"o" * 24, b"f")
+    assert known is not None
+    assert not known.lost
+    await store.close()
+    await other.close()
+
+
+async def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    """Answers that were kept are given, nothing new is begun, and all is well again when there is room."""
+    store = sqlite_store(str(tmp_path / "k.db"), 60.0, 1000)
+    assert await store.begin(KEY, b"f") is None
+    await store.finish(KEY, ANSWER)
+    (pages,) = store._database.execute("PRAGMA page_count").fetchone()
+    store._database.execute(f"PRAGMA max_page_count = {pages}")
+
+    async def fill_it() -> None:
+        for index in range(200):
+            await store.begin(b"%024d" % index, b"f" * 200)
+
+    with pytest.raises(StoreError) as raised:
+        await fill_it()
+    assert raised.value.reason == "its disk is full"
+    assert store.trouble
+    assert (await store.begin(KEY, b"f")).body == ANSWER.body
+    assert store.trouble  # which says nothing about the disk
+    store._database.execute("PRAGMA max_page_count = 100000")
+    await store.open()
+    assert not store.trouble
     await store.close()

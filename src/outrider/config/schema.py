@@ -116,7 +116,8 @@ class Idempotency(Base):
     max_entries: Annotated[Whole, Field(ge=1)] = 100_000
     """How many calls an SQLite file remembers. When it is full, answers to the caller with the most of them go."""
     max_bytes: Size = 256 * 1024 * 1024
-    """How many bytes of answers an SQLite file keeps; the same go first."""
+    """How many bytes of answers an SQLite file keeps. Beyond that, of the answers to the caller with the most remains
+    only that they were given."""
     on_error: Literal["refuse", "pass"] = "refuse"
     """What becomes of keyed calls while the store cannot be used: 503, or as if they had no key."""
     after_crash: Literal["refuse", "repeat", "ask"] = "refuse"
@@ -161,7 +162,8 @@ class Inbound(Base):
         "x-tenant-*",
     ]
     """Headers that say who somebody is: taken off unless the caller has proven itself, and given back to the app's own
-    calls on its behalf."""
+    calls on its behalf. All but x-service-name and x-service-id tell the users of a caller apart, whose keyed calls are
+    different ones."""
     rate_limit: Annotated[InboundRate, BeforeValidator(checks.rate_limit)] | None = None
     """At most so many calls in a time."""
     body_bytes: Size | Switch | None = None

@@ -87,18 +87,15 @@ def compile_guard(config: Config, inbound: Inbound) -> Guarded:
 
 @dataclass(slots=True)
 class Remembered:
-    """What remembers keyed calls: the policy, its store, and how the app is asked about lost ones."""
+    """What remembers keyed calls: the policy and its store."""
 
     policy: Idempotency
     store: SqliteStore | RedisStore
-    lookup: AppLookup | None
 
     async def close(self) -> None:
         """Write down what is known, and leave."""
         await self.policy.settle()
         await self.store.close()
-        if self.lookup is not None:
-            await self.lookup.close()
 
 
 def compile_idempotency(config: Config, inbound: Inbound) -> Remembered | None:
@@ -108,7 +105,7 @@ def compile_idempotency(config: Config, inbound: Inbound) -> Remembered | None:
         return None
     store = _store(config, settings)
     lookup = (
-        AppLookup(inbound.app, settings.ask, settings.max_answer)
+        AppLookup(inbound.app, settings.ask, settings.max_answer, inbound.identity)
         if settings.after_crash == "ask" and settings.ask
         else None
     )
@@ -122,8 +119,9 @@ def compile_idempotency(config: Config, inbound: Inbound) -> Remembered | None:
         exempt=exempt,
         service=config.service,
         proven_only=bool(inbound.accept),
+        identity=inbound.identity,
     )
-    return Remembered(policy, store, lookup)
+    return Remembered(policy, store)
 
 
 def _store(config: Config, settings: IdempotencySettings) -> SqliteStore | RedisStore:

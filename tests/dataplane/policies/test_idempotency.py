@@ -9,6 +9,7 @@ import pytest
 
 from outrider.dataplane.call import Call, release
 from outrider.dataplane.policies.idempotency import Entry, Idempotency, Lookup, StoreError
+from outrider.dataplane.timers import NEVER
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Response
 from outrider.model.outcome import FAILURE, NEUTRAL, SUCCESS
@@ -23,30 +24,36 @@ class Memory:
     def __init__(self) -> None:
         self.entries: dict[bytes, Entry] = {}
         self.broken = False
+        self.begun = 0
         self.failures = 0  # how many ends cannot be written
 
-    async def begin(self, key: bytes, fingerprint: bytes, instead_of: str = "", caller: str = "") -> Entry | None:
+    def token(self) -> str:
+        self.begun += 1
+        return f"t{self.begun}"
+
+    async def begin(self, key: bytes, new: Entry, instead_of: str = "") -> Entry | None:
         if self.broken:
-            raise StoreError("disk full")
+            raise StoreError("disk full", "its disk is full")
         known = self.entries.get(key)
         if known is not None and known.lost and known.token == instead_of:
             known = None
         if known is None:
-            self.entries[key] = Entry(fingerprint)
+            self.entries[key] = new
         return known
 
     async def finish(self, key: bytes, entry: Entry) -> None:
         self._fail()
         self.entries[key] = entry
 
-    async def forget(self, key: bytes) -> None:
+    async def forget(self, key: bytes, token: str) -> None:
         self._fail()
+        assert self.entries[key].token == token
         del self.entries[key]
 
     def _fail(self) -> None:
         if self.failures:
             self.failures -= 1
-            raise StoreError("locked")
+            raise StoreError("locked", "it is locked")
 
 
 class Place:
@@ -70,7 +77,7 @@ class Place:
     ) -> tuple[Call, Failure | Reply | None]:
         """A keyed call, and what is said to it."""
         call = make_call(method, {b"Idempotency-Key": key})
-        call.path, call.caller = path, caller
+        call.path, call.caller, call.deadline = path, caller, NEVER
         verdict = self.policy.admit(call)
         if isinstance(verdict, Awaitable):
             verdict = await cast("Awaitable[Failure | Reply | None]", verdict)
@@ -207,7 +214,7 @@ async def test_what_a_crash_left_behind(repeat: bool) -> None:
     place = Place(repeat=repeat)
     await place.comes()
     (name,) = place.store.entries
-    place.store.entries[name] = Entry(place.store.entries[name].fingerprint, lost=True, token="t")
+    place.store.entries[name] = Entry(place.store.entries[name].fingerprint, lost=True, token="t", age=9.0)
     _, verdict = await place.comes()
     if repeat:
         assert verdict is None
@@ -267,7 +274,7 @@ async def test_an_answer_of_the_app_is_given_even_if_it_cannot_be_kept(strict: b
     place = Place(strict=strict, lookup=answered)
     await place.comes()
     (name,) = place.store.entries
-    place.store.entries[name] = Entry(place.store.entries[name].fingerprint, lost=True, token="t")
+    place.store.entries[name] = Entry(place.store.entries[name].fingerprint, lost=True, token="t", age=9.0)
     place.store.failures = 1
     _, verdict = await place.comes()
     assert isinstance(verdict, Reply)

@@ -92,7 +92,6 @@ class RedisStore:
         self._alive = f"{self._prefix}alive:{self._guard}"
         self._begun = 0
         self._complained = ""
-        self._tokens: dict[bytes, str] = {}  # of what we have begun
         self._unsure: set[tuple[str, str]] = set()  # what may have been begun although we did not hear of it
         # Once more on a connection that Redis has closed meanwhile.
         self._redis = Redis.from_url(
@@ -119,39 +118,39 @@ class RedisStore:
         """Why the store cannot be used; nothing if it can."""
         return self._complained
 
-    async def begin(self, key: bytes, fingerprint: bytes, instead_of: str = "", caller: str = "") -> Entry | None:
+    def token(self) -> str:
+        """A new one, for a call to begin."""
         self._begun += 1
-        token = f"{self._guard}.{self._begun}"
+        return f"{self._guard}.{self._begun}"
+
+    async def begin(self, key: bytes, new: Entry, instead_of: str = "") -> Entry | None:
+        """See `Store`."""
         name = self._prefix + key.hex()
-        new = _written(b"r", token, Entry(fingerprint), self._clock())
-        args = (new, self._longest, instead_of, round(_ALIVE_FOR * 1000))
+        args = (_written(b"r", new, self._clock()), self._longest, instead_of, round(_ALIVE_FOR * 1000))
         try:
             known: bytes | None = await self._do(self._begin_script(keys=[name, self._alive], args=args))
             if known is None:
-                self._tokens[key] = token
                 return None
-            state, found, entry = self._read(name, known)
-            if found == token:  # it is the second time that we ask, and the first one has arrived
-                self._tokens[key] = token
+            state, entry = self._read(name, known)
+            if entry.token == new.token:  # it is the second time that we ask, and the first one has arrived
                 return None
-            if state == b"r" and not await self._lives(found):
+            if state == b"r" and not await self._lives(entry.token):
                 state = b"l"
         except (StoreError, asyncio.CancelledError):
             if len(self._unsure) < _MOST_UNDONE:
-                self._unsure.add((name, token))
+                self._unsure.add((name, new.token))
             raise
         entry.lost = state == b"l"
         return entry
 
     async def finish(self, key: bytes, entry: Entry) -> None:
-        token = entry.token or self._tokens.get(key, "")
-        written = _written(b"l" if entry.lost else b"d", token, entry, self._clock())
-        await self._do(self._finish_script(keys=[self._prefix + key.hex()], args=[written, self._ttl, token]))
-        self._tokens.pop(key, None)
+        """See `Store`."""
+        written = _written(b"l" if entry.lost else b"d", entry, self._clock())
+        await self._do(self._finish_script(keys=[self._prefix + key.hex()], args=[written, self._ttl, entry.token]))
 
-    async def forget(self, key: bytes) -> None:
-        await self._do(self._forget_script(keys=[self._prefix + key.hex()], args=[self._tokens.get(key, "")]))
-        self._tokens.pop(key, None)
+    async def forget(self, key: bytes, token: str) -> None:
+        """See `Store`."""
+        await self._do(self._forget_script(keys=[self._prefix + key.hex()], args=[token]))
 
     async def watch(self) -> None:
         """Show again and again that we are alive, and take back what we may have begun without knowing it; until
@@ -210,25 +209,30 @@ class RedisStore:
             self._complained = why
             remedy = "is it running, reachable and not full? (redis.url)"
             log.error("the store of idempotency keys cannot be used: %s: %s; %s", self._shown, why, remedy)
-        return StoreError(f"{self._shown}: {why}")
+        return StoreError(f"{self._shown}: {why}", "Redis does not answer, or refuses to write")
 
-    def _read(self, name: str, written: bytes) -> tuple[bytes, str, Entry]:
-        """State, token and entry. Raises StoreError if somebody else has written it."""
+    def _read(self, name: str, written: bytes) -> tuple[bytes, Entry]:
+        """State and entry. Raises StoreError if it is none."""
         try:
             first, second, body = written.split(b"\n", 2)
             state, token = first[:1], first[2:].decode()
             known = json.loads(second)
-            headers = from_text(known["headers"])
-            fingerprint = bytes.fromhex(known["fingerprint"])
-            since, status = float(known["since"]), int(known["status"])
-            digest = bytes.fromhex(known.get("digest", ""))
+            entry = Entry(
+                bytes.fromhex(known["fingerprint"]),
+                done=state == b"d",
+                status=int(known["status"]),
+                headers=from_text(known["headers"]),
+                body=body,
+                age=self._clock() - float(known["since"]),
+                token=token,
+                digest=bytes.fromhex(known.get("digest", "")),
+            )
         except (ValueError, KeyError, TypeError, AttributeError):
             raise self._failed(f"{name} is not an entry of ours; delete it") from None
-        done = state == b"d"
-        return state, token, Entry(fingerprint, done, False, status, headers, body, since, token, digest)
+        return state, entry
 
 
-def _written(state: bytes, token: str, entry: Entry, now: float) -> bytes:
+def _written(state: bytes, entry: Entry, now: float) -> bytes:
     facts = {
         "fingerprint": entry.fingerprint.hex(),
         "since": now,
@@ -236,4 +240,4 @@ def _written(state: bytes, token: str, entry: Entry, now: float) -> bytes:
         "headers": as_text(entry.headers),
         "digest": entry.digest.hex(),
     }
-    return b"%b %b\n%b\n%b" % (state, token.encode(), json.dumps(facts).encode(), entry.body)
+    return b"%b %b\n%b\n%b" % (state, entry.token.encode(), json.dumps(facts).encode(), entry.body)

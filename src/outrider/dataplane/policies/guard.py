@@ -157,6 +157,11 @@ class CertificateProof:
         return "", "other_certificate"
 
 
+def caller_value(caller: str) -> bytes:
+    """The value of `x-outrider-caller`: the name, which may come out of a header of the caller's, if it can be one."""
+    return caller.encode() if is_field_value(caller) else b"unnamed"
+
+
 def _certifies(known: str, name: str) -> bool:
     """Whether a name is the one that is wanted, or one label below it where that begins with `*.`."""
     if not known.startswith("*."):
@@ -264,8 +269,7 @@ class Guard:
             return b""
         if caller in self._lines:
             return self._lines[caller]
-        shown = caller if is_field_value(caller) else "unnamed"  # it may come out of a header of the caller's
-        line = b"%b: %b\r\n" % (CALLER_HEADER, shown.encode())
+        line = b"%b: %b\r\n" % (CALLER_HEADER, caller_value(caller))
         if len(self._lines) < _MOST_LINES and len(caller) <= _LONGEST_KEPT:
             self._lines[caller] = line
         return line

@@ -17,9 +17,9 @@ from __future__ import annotations
 import asyncio
 from asyncio import Future
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
-from time import monotonic, time
+from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from outrider.dataplane.policies.idempotency_key import KEY
@@ -30,7 +30,7 @@ from outrider.dataplane.timers import TO_THE_END
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Response
 from outrider.model.outcome import Outcome
-from outrider.model.patterns import PathPattern
+from outrider.model.patterns import HeaderNames, PathPattern, dashed
 from outrider.model.reply import Reply
 
 if TYPE_CHECKING:
@@ -55,17 +55,24 @@ _COUNTED: Final = (
 _LATER: Final = frozenset((401, 408, 409, 425, 429))
 # Fields by which an app knows its users, beside those that the configuration calls identity.
 _CREDENTIALS: Final = frozenset((b"authorization", b"cookie"))
-_NOT_IDENTITY: Final = frozenset((b"baggage", b"tracestate"))
-# Identity of the calling service, not of a user: a service has several instances, and some make an id for each request.
-_OF_THE_CALLER: Final = frozenset((b"x-service-name", b"x-service-id"))
+# Says which instance of a service calls, not for whom: a service has several, and some make an id for each request.
+_INSTANCE: Final = frozenset((b"x-service-id",))
+# Says which service calls; where one has proven that, its proof says it.
+_INSTANCE_AND_NAME: Final = _INSTANCE | {b"x-service-name"}
 # Marks the fingerprint of a body of which only the beginning was there when the store was asked.
 _BEGINNING: Final = b"\x02"
+# Bytes of a length in front of a digest.
+_LENGTH: Final = 8
 _COME_BACK: Final = 1.0  # seconds
+# Seconds that a call waits for the store at most.
+_PATIENCE: Final = 5.0
 # Seconds before the app is asked about a lost call, which may still be on its way through the kernel.
 _ON_ITS_WAY: Final = 0.5
-# Seconds between two tries to write down how a call ended, and how many ends may wait for that.
+# Seconds between two tries to write down how a call ended, and how many ends may wait for that with their answers.
 _WRITE_AGAIN: Final = (0.1, 5.0)
 _MOST_UNWRITTEN: Final = 200
+# Stands for an answer that is not kept.
+ANSWER_NOT_KEPT: Final = b'{"error":"ANSWER_NOT_KEPT","message":"executed; there was no room to keep its answer"}\n'
 # Seconds that a stop waits for them.
 _LAST_WRITES: Final = 5.0
 # Fields of an answer that belong to the moment it was given in.
@@ -75,8 +82,9 @@ _OF_THE_MOMENT: Final = frozenset((b"date", b"age", b"content-length", b"connect
 @dataclass(slots=True)
 class Entry:
     """What is known of a key: `fingerprint` of the request, whether it is `done`, and its answer. `lost`: its end is
-    not known. `digest` is that of a body which was too large to be kept, empty if it is not known. `since` is when it
-    was last seen alive (Unix seconds); `token` tells it from others of the same key."""
+    not known. `digest` is of a body that was too large to be kept: its length (8 bytes), as far as that is known, and
+    then its digest. `age` is how many seconds ago it was last seen under way; `token` tells it from others of the same
+    key."""
 
     fingerprint: bytes
     done: bool = False
@@ -84,27 +92,35 @@ class Entry:
     status: int = 0
     headers: tuple[tuple[bytes, bytes], ...] = ()
     body: bytes = b""
-    since: float = 0.0
+    age: float = 0.0
     token: str = ""
     digest: bytes = b""
+    caller: str = ""
 
 
 class Store(Protocol):
     """Where keys are remembered. Raises StoreError when it cannot say or keep anything."""
 
-    async def begin(self, key: bytes, fingerprint: bytes, instead_of: str = "", caller: str = "") -> Entry | None:
-        """Take the key; what is known of it already, or None if it is ours now. A lost entry is replaced if this is
-        its token. Where room is short, what belongs to the caller with the most goes first."""
+    def token(self) -> str:
+        """A new one, for a call to begin: no other call has had it, or will."""
+
+    async def begin(self, key: bytes, new: Entry, instead_of: str = "") -> Entry | None:
+        """Take the key for a new call; what is known of it already, or None if it is taken. A lost entry is replaced if
+        `instead_of` is its token. Where room is short, what belongs to the caller with the most goes first."""
 
     async def finish(self, key: bytes, entry: Entry) -> None:
-        """How the call ended that we began; with the token of a lost entry, how that one did."""
+        """Keep how a call ended. The entry has the call's token, and nothing is written over that of another call."""
 
-    async def forget(self, key: bytes) -> None:
-        """The call has not been executed, or has failed: it may be tried again."""
+    async def forget(self, key: bytes, token: str) -> None:
+        """The call with this token has not been executed, or has failed: it may be tried again."""
 
 
 class StoreError(Exception):
-    """The store is corrupt, full or locked; the message says which."""
+    """The store cannot be used; the message says what is wrong, `reason` how a caller is told."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class UnknownError(Exception):
@@ -126,6 +142,7 @@ class Idempotency:
 
     __slots__ = (
         "_exempt",
+        "_identity",
         "_jobs",
         "_lookup",
         "_max_answer",
@@ -148,10 +165,14 @@ class Idempotency:
         exempt: Sequence[PathPattern] = (),
         service: str = "",
         proven_only: bool = False,
+        identity: Sequence[str] = (),
     ) -> None:
         """Lost calls are executed again with `repeat`, and asked after with `lookup`. `exempt`: operations nothing is
-        stored of. `service` is whose app this is: guards of several services may share a store."""
+        stored of. `service` is whose app this is: guards of several services may share a store. `identity` are names of
+        headers, or beginnings with `*`, that say who somebody is: but for those of the calling service, they tell
+        users of one caller apart."""
         self._service = service
+        self._identity = HeaderNames(identity)
         self._proven_only = proven_only
         self._exempt = tuple(exempt)
         self._store = store
@@ -182,29 +203,30 @@ class Idempotency:
 
     async def _ask(self, call: Call, key: bytes) -> Failure | Reply | None:
         fingerprint = await _fingerprint(call)
-        scope = blake2b(digest_size=24)
-        user = [part for field in user_of(call) for part in field]
-        for part in (self._service.encode(), call.caller.encode(), call.method, call.path, key, *user):
-            scope.update(b"%d:%b" % (len(part), part))
-        name = scope.digest()
+        if call.deadline <= monotonic():
+            return Failure(Kind.DEADLINE, "the caller's time for this call has passed before it could be begun")
+        name = self._scope(call, key)
+        new = Entry(fingerprint, token=self._store.token(), digest=_length_of_large(call), caller=call.caller)
         # From here a caller that leaves would leave an entry behind that no call works on.
         call.unstoppable = True
         try:
-            known = await self._begin(call, name, fingerprint)
-            if known is not None:
-                mismatch = await self._other_body(call, known, fingerprint)
-                if mismatch is not None:
-                    return mismatch
-                if known.lost:
-                    known = await self._recover(call, name, key, known)
+            known = await self._begin(call, name, new)
+            mismatch = await self._other_body(call, known, fingerprint) if known is not None else None
+            if known is not None and known.lost and mismatch is None:
+                known = await self._recover(call, name, key, known, new)
+                if known is not None and known.done:
+                    mismatch = await self._other_body(call, known, fingerprint)
         except StoreError as error:
             self.counts["unavailable"] += 1
             call.note(f"the store of idempotency keys cannot be used: {error}")
             if not self._strict:
                 call.unstoppable = False
                 return None
-            detail = "the store of idempotency keys cannot be used; the log of this service's sidecar says why"
+            detail = f"the store of idempotency keys cannot be used: {error.reason}"
             return Failure(Kind.STORE_UNAVAILABLE, detail, retry_after=_COME_BACK)
+        if mismatch is not None:
+            self.counts["mismatch"] += 1
+            return mismatch
         if known is not None:
             return self._again(known)
         self.counts["executed"] += 1
@@ -212,33 +234,51 @@ class Idempotency:
         call.ends = max(call.ends, call.deadline)
         for context in call.contexts:
             context.deadline, context.ends = call.deadline, call.ends  # what the app asks others for it goes on, too
-        permit = Permit(self, name, fingerprint)
+        permit = Permit(self, name, new)
         call.permits.append(permit)
         call.recorder = Recorder(self._max_answer, permit.answered)
         return None
+
+    def _scope(self, call: Call, key: bytes) -> bytes:
+        """Which call this is a try of: the same for all of its tries, and another one for other calls, or for other
+        users of the same caller. The order of fields makes no difference, and credentials are none: they may be other
+        ones by the next try."""
+        apart = _INSTANCE_AND_NAME if call.caller else _INSTANCE
+        taken_off = call.nominated if call.caller else ()  # what strangers claim tells them apart, if nothing else
+        users = sorted(
+            (name, value)
+            for name, _, value in call.fields
+            if self._identity.have(name) and dashed(name) not in apart and name not in taken_off
+        )
+        scope = blake2b(digest_size=24)
+        for part in (self._service.encode(), call.caller.encode(), call.method, call.path, key):
+            scope.update(b"%d:%b" % (len(part), part))
+        for name, value in users:
+            scope.update(b"%d:%b%d:%b" % (len(name), name, len(value), value))
+        return scope.digest()
 
     async def _other_body(self, call: Call, known: Entry, fingerprint: bytes) -> Failure | None:
         """The failure of a call whose key came with another body before. Of a body that was too large to be kept, the
         rest is read, and digested, before the call is taken for a repetition."""
         body = call.body
         same = known.fingerprint == fingerprint
-        # A lost call may have to be executed with this very body, which can be read only once.
-        if same and known.done and known.digest and body is not None and body.digest is not None:
-            length = int.from_bytes(known.digest[:8], "big")
+        if same and known.digest and body is not None and body.digest is not None:
+            length = int.from_bytes(known.digest[:_LENGTH], "big")
             same = call.length is None or call.length == length
-            if same:
+            # Only of a call that has been answered: another one may have to be executed with this very body, which can
+            # be read only once.
+            if same and known.done and len(known.digest) > _LENGTH:
                 await _read_to_the_end(body)
                 same = _digest_of(call) == known.digest
         if same:
             return None
-        self.counts["mismatch"] += 1
         return Failure(Kind.KEY_REUSED, "this Idempotency-Key came with another body or for another user before")
 
-    async def _recover(self, call: Call, name: bytes, key: bytes, lost: Entry) -> Entry | None:
+    async def _recover(self, call: Call, name: bytes, key: bytes, lost: Entry, new: Entry) -> Entry | None:
         """What can be done about a lost call: None if it is to be executed now, its answer, or nothing."""
         if self._lookup is not None:
             try:
-                if 0 <= time() - lost.since < _ON_ITS_WAY:  # less than 0: the clock was set back, so it is long ago
+                if 0 <= lost.age < _ON_ITS_WAY:  # less than 0: a clock was set back, so it is long ago
                     raise UnknownError("it has just been handed over")
                 answer = await _in_a_task(self._lookup(call, key))
             except UnknownError as error:
@@ -248,42 +288,34 @@ class Idempotency:
                 self.counts["recovered"] += 1
                 call.note("the app has said what it had answered")
                 kept = tuple(header for header in answer.headers if header[0].lower() not in _OF_THE_MOMENT)
-                entry = Entry(
-                    lost.fingerprint,
-                    True,
-                    False,
-                    answer.status,
-                    kept,
-                    answer.body,
-                    token=lost.token,
-                    digest=lost.digest,
-                )
+                entry = replace(lost, done=True, lost=False, status=answer.status, headers=kept, body=answer.body)
                 self.keep(name, entry)
                 return entry
         elif not self._repeat:
             return lost
-        known = await self._begin(call, name, lost.fingerprint, lost.token)
+        known = await self._begin(call, name, new, lost.token)
         if known is None:
             self.counts["repeated"] += 1
         return known
 
-    async def _begin(self, call: Call, name: bytes, fingerprint: bytes, instead_of: str = "") -> Entry | None:
+    async def _begin(self, call: Call, name: bytes, new: Entry, instead_of: str = "") -> Entry | None:
         """Take the key, within the time that the call has. A call that is cancelled meanwhile, or has no time left,
         gives it back. Raises StoreError."""
-        asking = asyncio.ensure_future(self._store.begin(name, fingerprint, instead_of, call.caller))
+        asking = asyncio.ensure_future(self._store.begin(name, new, instead_of))
         try:
-            done, _ = await asyncio.wait((asking,), timeout=max(0.0, call.deadline - monotonic()))
+            patience = min(_PATIENCE, max(0.0, call.deadline - monotonic()))
+            done, _ = await asyncio.wait((asking,), timeout=patience)
         except asyncio.CancelledError:
-            asking.add_done_callback(lambda begun: self._give_back(name, begun))
+            asking.add_done_callback(lambda begun: self._give_back(name, new.token, begun))
             raise
         if not done:
-            asking.add_done_callback(lambda begun: self._give_back(name, begun))
-            raise StoreError("it has not answered within the time of the call")
+            asking.add_done_callback(lambda begun: self._give_back(name, new.token, begun))
+            raise StoreError("it has not answered within the time of the call", "it does not answer")
         return asking.result()
 
-    def _give_back(self, name: bytes, begun: Future[Entry | None]) -> None:
+    def _give_back(self, name: bytes, token: str, begun: Future[Entry | None]) -> None:
         if not begun.cancelled() and begun.exception() is None and begun.result() is None:
-            self.keep(name, None)
+            self.forget(name, token)
 
     def _again(self, known: Entry) -> Failure | Reply:
         if known.done:
@@ -299,24 +331,20 @@ class Idempotency:
             Kind.IN_PROGRESS, "the first call with this Idempotency-Key is under way", retry_after=_COME_BACK
         )
 
-    def keep(self, name: bytes, entry: Entry | None) -> None:
-        """Write down what became of a call; None: it may be tried again. Beside the call, which has been answered."""
-        job = asyncio.ensure_future(self._write(name, entry))
+    def keep(self, name: bytes, entry: Entry) -> None:
+        """Write down how a call ended. Beside the call, which has been answered."""
+        if len(self._jobs) >= _MOST_UNWRITTEN and entry.done:
+            entry = replace(entry, headers=(), body=ANSWER_NOT_KEPT)
+        self._write_down(lambda: self._store.finish(name, entry))
+
+    def forget(self, name: bytes, token: str) -> None:
+        """Write down that a call may be tried again. Beside the call."""
+        self._write_down(lambda: self._store.forget(name, token))
+
+    def _write_down(self, write: Callable[[], Awaitable[None]]) -> None:
+        job = asyncio.ensure_future(_until_written(write))
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
-
-    async def _write(self, name: bytes, entry: Entry | None) -> None:
-        """Again and again until it is written: meanwhile the call counts as under way, which runs nothing twice."""
-        pause, longest = _WRITE_AGAIN
-        while True:
-            try:
-                await (self._store.finish(name, entry) if entry is not None else self._store.forget(name))
-                return
-            except StoreError:  # the store has said so itself
-                if len(self._jobs) > _MOST_UNWRITTEN:
-                    return
-            await asyncio.sleep(pause)
-            pause = min(longest, pause * 2)
 
     @property
     def strict(self) -> bool:
@@ -338,15 +366,16 @@ class Idempotency:
 
 
 class Permit:
-    """One keyed call under way. As a policy it is only there to hear how that ends."""
+    """One keyed call under way. As a policy it is only there to be told how that ends."""
 
-    __slots__ = ("_entry", "_fingerprint", "_name", "_owner")
+    __slots__ = ("_answer", "_name", "_new", "_owner")
 
-    def __init__(self, owner: Idempotency, name: bytes, fingerprint: bytes) -> None:
+    def __init__(self, owner: Idempotency, name: bytes, new: Entry) -> None:
+        """`new` is the entry that the call was begun with."""
         self._owner = owner
         self._name = name
-        self._fingerprint = fingerprint
-        self._entry: Entry | None = None
+        self._new = new
+        self._answer: Entry | None = None
 
     def admit(self, call: Call) -> None:
         """It is a permit, not a policy that is asked."""
@@ -361,44 +390,50 @@ class Permit:
         )
         body = b"".join(recorder.pieces)
         if recorder.size > recorder.limit:
-            headers, body = (), b'{"error":"ANSWER_NOT_KEPT","message":"executed; its answer was too large to keep"}\n'
-        self._entry = Entry(self._fingerprint, True, False, response.status, headers, body)
+            headers, body = (), ANSWER_NOT_KEPT
+        self._answer = replace(self._new, done=True, status=response.status, headers=headers, body=body)
 
     def observe(self, call: Call, outcome: Outcome) -> None:
         attempt = call.attempt
-        entry = self._entry
-        digest = _digest_of(call)
-        if entry is not None:
-            entry.digest = digest
-        if entry is not None and entry.status < 500 and entry.status not in _LATER:
-            self._owner.keep(self._name, entry)
+        answer = self._answer
+        digest = _digest_of(call) or self._new.digest
+        if answer is not None and answer.status < 500 and answer.status not in _LATER:
+            self._owner.keep(self._name, replace(answer, digest=digest))
         elif attempt is None or not attempt.admitted or attempt.unsent:
-            self._owner.keep(self._name, None)  # it never got there
-        elif entry is not None and not (self._owner.asks and entry.status >= 500):
-            self._owner.keep(self._name, None)  # the app has said that nothing came of it
+            self._owner.forget(self._name, self._new.token)  # it never got there
+        elif answer is not None and not (self._owner.asks and answer.status >= 500):
+            self._owner.forget(self._name, self._new.token)  # the app has said that nothing came of it
         else:
-            # It was handed to the app, and nobody heard the end: the caller left, or the answer broke off. And where
+            # It was handed to the app, and its end is not known: the caller left, or the answer broke off. And where
             # the app can be asked, a failure need not be believed: something in between may have made it.
-            self._owner.keep(self._name, Entry(self._fingerprint, lost=True, digest=digest))
+            self._owner.keep(self._name, replace(self._new, lost=True, digest=digest))
 
 
-def identity_of(call: Call) -> list[tuple[bytes, bytes]]:
+def identity_of(call: Call, identity: HeaderNames) -> list[tuple[bytes, bytes]]:
     """The fields that say who calls and on whose behalf, as the app gets them."""
-    fields = [
-        (name, value) for context in call.contexts for name, _, value in context.fields if name not in _NOT_IDENTITY
+    taken_off = call.nominated | call.route.owned
+    return [
+        (name, value)
+        for name, _, value in call.fields
+        if (identity.have(name) or name in _CREDENTIALS) and name not in taken_off
     ]
-    return fields + _credentials_of(call)
-
-
-def user_of(call: Call) -> list[tuple[bytes, bytes]]:
-    """The fields that name the user of a call, and are the same on each try: two users of one caller may have the same
-    key. Credentials are not among them, because they change from try to try; see `_fingerprint`."""
-    return [field for field in identity_of(call) if field[0] not in _OF_THE_CALLER and field[0] not in _CREDENTIALS]
 
 
 def _credentials_of(call: Call) -> list[tuple[bytes, bytes]]:
     owned = call.route.owned
     return [(name, value) for name, _, value in call.fields if name in _CREDENTIALS and name not in owned]
+
+
+async def _until_written(write: Callable[[], Awaitable[None]]) -> None:
+    """Again and again until it is written: meanwhile the call counts as under way, which runs nothing twice."""
+    pause, longest = _WRITE_AGAIN
+    while True:
+        try:
+            await write()
+            return
+        except StoreError:  # the store has logged it itself
+            await asyncio.sleep(pause)
+        pause = min(longest, pause * 2)
 
 
 async def _fingerprint(call: Call) -> bytes:
@@ -432,12 +467,19 @@ async def _fingerprint(call: Call) -> bytes:
     return mark + digest.digest()
 
 
+def _length_of_large(call: Call) -> bytes:
+    """Length (8 bytes) of a body that is too large to be kept, if the caller has declared it."""
+    if call.body is None or call.body.digest is None or call.length is None:
+        return b""
+    return call.length.to_bytes(_LENGTH, "big")
+
+
 def _digest_of(call: Call) -> bytes:
     """Length (8 bytes) and digest of a body that was too large to be kept; nothing for others, or before its end."""
     body = call.body
     if body is None or body.digest is None or not body.complete:
         return b""
-    return body.size.to_bytes(8, "big") + body.digest.digest()
+    return body.size.to_bytes(_LENGTH, "big") + body.digest.digest()
 
 
 async def _read_to_the_end(body: RequestBody) -> None:
