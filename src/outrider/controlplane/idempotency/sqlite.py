@@ -347,23 +347,6 @@ class _Files:
     def __init__(self, named: Path, *others: Path) -> None:
         self._all = (named, Path(f"{named}-wal"), Path(f"{named}-shm"), *others)
         self._noted: list[tuple[int, int] | None] = []
-
-    def note(self) -> None:
-        """Those that are there now are open."""
-        self._noted = [_identity(file) for file in self._all]
-
-    def changed(self, thoroughly: bool) -> bool:
-        """Whether the named one, or any of them, is another file than the open one."""
-        files = self._all if thoroughly else self._all[:1]
-        return [_identity(file) for file in files] != self._noted[: len(files)]
-
-
-class _Files:
-    """Which files are open: the one that was named, and those that belong to it."""
-
-    def __init__(self, named: Path, *others: Path) -> None:
-        self._all = (named, Path(f"{named}-wal"), Path(f"{named}-shm"), *others)
-        self._noted: list[tuple[int, int] | None] = []
         self._size = 0
 
     def note(self) -> None:
