@@ -18,6 +18,18 @@ def test_there_are_promises() -> None:
     assert len(NAMED) > 80
 
 
+def test_whatever_can_be_used_up_is_tested() -> None:
+    """Each row of the table of isolation says five things, the last of which is its tests."""
+    section = (ROOT / "docs" / "behaviour.md").read_text().split("## Isolation", 1)[1].split("\n## ", 1)[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 15
+    for row in rows:
+        cells = [cell.strip() for cell in row.strip("|").split("|")]
+        assert len(cells) == 5, row
+        assert all(cells), row
+        assert "::test_" in cells[-1], row
+
+
 @pytest.mark.parametrize("name", NAMED)
 def test_the_test_exists(name: str) -> None:
     """A promise whose test was renamed or deleted is noticed."""
