@@ -222,7 +222,7 @@ class _Compiler:
         in_flight = concurrency(inbound.max_in_flight or None, inbound.queue, workers)
         remembered = self._out.idempotency = compile_idempotency(self._config, inbound)
         parts = Parts(
-            deadline=Deadline(NEVER),
+            deadline=Deadline(NEVER, heeds_app=False),  # that header is for apps, not for their callers
             context=Context(correlation.header.encode(), ID_FORMATS[correlation.generate]),
             guard=guarded.guard,
             forwarded=_forwarded(inbound),

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _OF_THE_TRACE: Final = frozenset((b"baggage", b"tracestate"))
 _MOST_CALLS: Final = 10_000
+# Calls under way with one id that are compared; more of them restore nothing.
+_MOST_ALIKE: Final = 256
 _MOST_BYTES: Final = 8192  # of the fields of one call; a context is not a place to keep things
 
 
@@ -28,7 +30,7 @@ class Context:
     """Of one inbound call, which it only looks at when somebody asks: most calls make none of their own. `ids` are its
     correlation id and its trace id; `deadline` and `ends` are its own, `calls` are outbound ones under way."""
 
-    __slots__ = ("_fields", "_identity", "_inbound", "calls", "deadline", "ends", "ids")
+    __slots__ = ("_fields", "_identity", "_inbound", "calls", "deadline", "ends", "ids", "kept", "proven")
 
     def __init__(self, inbound: Call, identity: HeaderNames) -> None:
         """Once `inbound` is over, nothing but `calls` may be asked for. `identity` are the names of headers that are
@@ -41,6 +43,8 @@ class Context:
         self._inbound: Call | None = inbound
         self._identity = identity
         self._fields: list[Field] | None = None
+        self.proven = inbound.caller != ""
+        self.kept = False  # whether it can be found
 
     @property
     def inbound(self) -> Call:
@@ -69,41 +73,66 @@ class Context:
 
 
 class ContextStore:
-    """The contexts of inbound calls under way, by correlation id and by trace id; bounded by their number."""
+    """The contexts of inbound calls under way, by correlation id and by trace id; bounded by their number, of which the
+    unproven get half."""
 
     def __init__(self, most: int = _MOST_CALLS) -> None:
         self._most = most
-        self._by_id: dict[bytes, tuple[Context, ...]] = {}
+        self._by_id: dict[bytes, dict[Context, None]] = {}
+        self._unkept: dict[bytes, int] = {}  # how many calls under way there was no room for, by id
         self.size = 0
+        self._unproven = 0
         self.left_out = 0  # calls whose context was not kept, for want of room
 
-    def keep(self, context: Context) -> bool:
-        """From now on the context can be found; False if there is no room for it."""
-        if self.size >= self._most:
+    def keep(self, context: Context) -> None:
+        """From now on the context can be found. If there is no room for it, nothing is found with its ids for as long
+        as it lives: that could be the context of another call."""
+        if self.size >= self._most or not (context.proven or self._unproven < self._most // 2):
             self.left_out += 1
-            return False
+            for one in context.ids:
+                self._unkept[one] = self._unkept.get(one, 0) + 1
+            return
+        context.kept = True
         self.size += 1
+        if not context.proven:
+            self._unproven += 1
         for one in context.ids:
-            self._by_id[one] = (*self._by_id[one], context) if one in self._by_id else (context,)
-        return True
+            if one in self._by_id:
+                self._by_id[one][context] = None
+            else:
+                self._by_id[one] = {context: None}
 
     def drop(self, context: Context) -> None:
         """The inbound call is over."""
+        if not context.kept:
+            for one in context.ids:
+                self._unkept[one] -= 1
+                if not self._unkept[one]:
+                    del self._unkept[one]
+            return
         self.size -= 1
+        if not context.proven:
+            self._unproven -= 1
         for one in context.ids:
             found = self._by_id[one]
             if len(found) > 1:
-                self._by_id[one] = tuple(other for other in found if other is not context)
+                del found[context]
             else:
                 del self._by_id[one]
 
     def find(self, *ids: bytes) -> tuple[Context, ...]:
-        """The contexts that these ids stand for, the latest first; nothing if they are not all of one content."""
+        """The contexts that these ids stand for, the latest first; nothing if they are not all of one content, or too
+        many to be compared."""
         for one in ids:
             found = self._by_id.get(one)
+            if one in self._unkept:
+                return ()
             if found:
-                alike = all(other.fields == found[0].fields for other in found)
-                return tuple(reversed(found)) if alike else ()
+                if len(found) > _MOST_ALIKE:
+                    return ()
+                contexts = tuple(reversed(found))
+                alike = all(other.fields == contexts[0].fields for other in contexts)
+                return contexts if alike else ()
         return ()
 
 
@@ -120,9 +149,9 @@ class Keep:
 
     def admit(self, call: Call) -> None:
         context = Context(call, self._identity)
-        if self._store.keep(context):
-            call.contexts = (context,)
-            call.permits.append(self)
+        self._store.keep(context)
+        call.contexts = (context,)
+        call.permits.append(self)
 
     def observe(self, call: Call, outcome: Outcome) -> None:
         """The call is over. If its caller has left, nobody waits for what the app asks others on its behalf, unless

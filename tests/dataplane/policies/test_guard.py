@@ -420,6 +420,36 @@ def test_the_proven_do() -> None:
             assert f"{name}: {value}".lower().encode() in fields
 
 
+IN_OUR_NAME = [
+    ("x-outrider-critical", "false"),
+    ("x-outrider-attempt", "2"),
+    ("X-Outrider-Operation", "POST /payments"),
+    ("X.Outrider.Caller", "orders"),
+    ("x_outrider_service", "ledger"),
+    ("x-outrider-degraded", "static"),
+    ("x-outrider-anything", "at all"),
+]
+
+
+def test_strangers_say_nothing_in_our_name() -> None:
+    """Neither to the app nor to policies: what a sidecar says of a call counts from proven callers only."""
+    guard = make_guard(key(KEY))
+    call = arriving("/public", headers=IN_OUR_NAME)
+    assert guard.admit(call) is None
+    assert not [field for field in sent_on(guard, call) if b"outrider" in field and not field.startswith(b"via:")]
+    assert not [name for name in call.noted if name in (b"x-outrider-critical", b"x-outrider-attempt")]
+
+
+def test_the_proven_say_in_our_name_what_sidecars_say() -> None:
+    """That a call is not critical goes on; the number of the try is known; nothing else reaches the app."""
+    guard = make_guard(key(KEY))
+    call = arriving("/public", headers=[RIGHT, ORDERS, *IN_OUR_NAME[:-1]])
+    assert guard.admit(call) is None
+    ours = [field for field in sent_on(guard, call) if b"outrider" in field and not field.startswith(b"via:")]
+    assert ours == [b"x-outrider-critical: false", b"x-outrider-caller: orders"]
+    assert call.noted[b"x-outrider-attempt"] == b"2"
+
+
 def test_a_wrong_key_is_no_key() -> None:
     """Who shows something wrong on a public path may say no more than who shows nothing."""
     guard = make_guard(key(KEY))

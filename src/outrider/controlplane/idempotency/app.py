@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlsplit
 
 from outrider.blocking import run_apart
-from outrider.dataplane.policies.guard import CALLER_HEADER, caller_value
+from outrider.dataplane.policies.guard import CALLER_HEADER, OPERATION_HEADER, caller_value
 from outrider.dataplane.policies.idempotency import UnknownError, identity_of
 from outrider.dataplane.policies.idempotency_key import KEY
 from outrider.dataplane.readings import readings
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 Fields = list[tuple[bytes, bytes]]
 
-OPERATION_HEADER: Final = b"x-outrider-operation"
 _TIMEOUT: Final = 2.0  # seconds
 _AT_ONCE: Final = 8  # questions
 # Answers below 500 that are about the question, not about the call.

@@ -1,7 +1,8 @@
 """Which calls are shed first when room becomes tight: those of a service that the app can do without, and everything
 that is done for the sake of such a call, however many hops away.
 
-It travels as `x-outrider-critical: false`. Anybody may say that of its own call; nobody can say more for it.
+It travels as `x-outrider-critical: false`. The app and proven callers may say that of their own calls; nothing can be
+said to make a call more critical.
 """
 
 from __future__ import annotations

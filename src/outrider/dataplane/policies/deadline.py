@@ -21,18 +21,20 @@ class Deadline:
     """Sets by when the head of the answer must be here (`timeout`), and by when all of it (`total_timeout`); both in
     seconds, NEVER for no limit. Tells the target what is left of that."""
 
-    __slots__ = ("_lines", "timeout", "total_timeout")
+    __slots__ = ("_heeds_app", "_lines", "timeout", "total_timeout")
 
     owned = frozenset((b"x-request-timeout-ms", b"x-request-total-timeout-ms"))
 
-    def __init__(self, timeout: float, total_timeout: float = NEVER) -> None:
+    def __init__(self, timeout: float, total_timeout: float = NEVER, *, heeds_app: bool = True) -> None:
+        """`heeds_app`: whether the app may shorten it with `x-outrider-timeout`."""
+        self._heeds_app = heeds_app
         self.timeout = min(timeout, total_timeout)
         self.total_timeout = total_timeout
         self._lines: dict[float, bytes] = {}  # by seconds: as many as the routes of this policy have times
 
     def admit(self, call: Call) -> Failure | None:
         """`x-outrider-timeout` only ever shortens; one that cannot be read is the app's mistake."""
-        if TIMEOUT_HEADER in call.noted:
+        if TIMEOUT_HEADER in call.noted and self._heeds_app:
             return self._shortened(call, call.noted[TIMEOUT_HEADER])
         call.deadline = call.started + self.timeout
         call.ends = call.started + self.total_timeout

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from outrider.dataplane.call import Call
 
 CALLER_HEADER: Final = b"x-outrider-caller"
+OPERATION_HEADER: Final = b"x-outrider-operation"
+# What only Outrider says to an app, and what it says in answers. Of what a sidecar says to the guard, the number of the
+# try and that a call is not critical count from proven callers.
+_OURS: Final = frozenset((CALLER_HEADER, OPERATION_HEADER, b"x-outrider-attempts", b"x-outrider-degraded"))
+_READ_FROM_SIDECARS: Final = frozenset((b"x-outrider-attempt", b"x-outrider-critical"))
+# What strangers say in our name is taken off, whatever it is.
+_IN_OUR_NAME: Final = "x-outrider-*"
 # What some frameworks take for the real path or method: with these, one thing would be asked for and another one done
 # (CVE-2018-14773).
 _OTHER_PATHS: Final = frozenset((b"x-original-url", b"x-rewrite-url"))
@@ -191,12 +198,12 @@ class Guard:
     __slots__ = (
         "_all_protected",
         "_counts_keys",
-        "_identity",
         "_lines",
         "_max_unproven_body",
         "_proofs",
         "_protected",
         "_rules",
+        "_strangers_may_not_say",
         "key_uses",
         "owned",
         "proven",
@@ -221,10 +228,10 @@ class Guard:
         self._protected = tuple(covering(path) for path in protect)
         self._all_protected = any(pattern.any_path for pattern in self._protected)
         self._rules = None if rules is None else tuple(rules)
-        self._identity = HeaderNames(identity)
+        self._strangers_may_not_say = HeaderNames((*identity, _IN_OUR_NAME))
         self._lines: dict[str, bytes] = {}  # by caller
         taken = _OTHER_PATHS if rules is None else _OTHER_PATHS | _OTHER_METHODS
-        self.owned = frozenset((CALLER_HEADER, *taken)).union(*(proof.headers for proof in proofs))
+        self.owned = (_OURS | taken).union(*(proof.headers for proof in proofs))
         self.refused: Counter[str] = Counter()
         self.key_uses: dict[str, dict[str, int]] = {}  # by key, then by caller
         self._counts_keys = several_keys
@@ -341,7 +348,10 @@ class Guard:
         return body_too_large(size, limit, inbound=True, complete=declared)
 
     def _unidentify(self, call: Call) -> None:
-        """Take off what only a proven caller may say about itself or a user."""
-        taken = frozenset(lower for lower, _, _ in call.fields if self._identity.have(lower))
+        """Take off what only a proven caller may say: about itself or a user, or in our name. The latter counts for
+        nothing here either."""
+        taken = frozenset(lower for lower, _, _ in call.fields if self._strangers_may_not_say.have(lower))
         if taken:
             call.nominated = call.nominated | taken
+            for name in _READ_FROM_SIDECARS & taken:
+                call.noted.pop(name, None)
