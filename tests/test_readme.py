@@ -15,7 +15,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 CONFIGURATIONS = dict(re.findall(r"<!-- executed: (\S+) -->\n```yaml\n(.*?)```", README, re.S))
-ENVIRONMENT = os.environ | {"SERVICE_API_KEY": "a-key-of-this-platform-0123456789"}
+ENVIRONMENT = os.environ | {
+    "SERVICE_API_KEY": "a-key-of-this-platform-0123456789",
+    "BOOKING_KEY": "a-key-of-booking-service-0123456789",
+}
 
 
 def outrider(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:

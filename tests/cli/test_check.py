@@ -129,7 +129,9 @@ def test_a_strict_check_that_fails_does_not_say_ok(tmp_path: Path) -> None:
 def test_good_configuration_for_machines() -> None:
     """For machines, too, a good configuration is ok."""
     result = check(MINIMAL, "--format", "json")
-    assert json.loads(result.stdout) == {"ok": True, "problems": []}
+    report = json.loads(result.stdout)
+    assert (report["ok"], report["problems"]) == (True, [])
+    assert "admin.token is not set" in report["notes"][0]
     assert result.exit_code == 0
 
 
@@ -208,3 +210,55 @@ def test_merge_keys_without_end() -> None:
     result = check(MINIMAL + "policies:\n  p: &p\n    <<: *p\n")
     assert result.exit_code == 78
     assert "Traceback" not in result.output
+
+
+GUARD = """
+service: payment
+inbound:
+  listen: 127.0.0.1:0
+  app: http://127.0.0.1:1
+  accept: [ { header: x-api-key, values: [key-of-the-platform-0123456789abc], caller: CALLER } ]
+  allow: [ { caller: RULE, match: POST /payments } ]
+  idempotency: { store: STORE, MORE }
+services: { user: 'http://h:1' }
+"""
+
+
+def guard(caller: str = "booking", rule: str = "booking", store: str = "/var/lib/outrider/k.db", more: str = "") -> str:
+    return GUARD.replace("CALLER", caller).replace("RULE", rule).replace("STORE", store).replace("MORE", more)
+
+
+@pytest.mark.parametrize(
+    ("caller", "rule", "warned"),
+    [
+        ("'{header:x-service-name}'", "booking", True),
+        ("'{header:x-service-name}'", "'booking*'", True),
+        ("'book-{header:x-service-name}'", "'b*'", True),
+        ("'book-{header:x-service-name}'", "book-1", True),
+        ("'{header:x-service-name}'", "'*'", False),
+        ("'book-{header:x-service-name}'", "booking", False),
+        ("'book-{header:x-service-name}'", "'stock*'", False),
+        ("booking", "booking", False),
+    ],
+)
+def test_a_key_that_lets_its_holder_take_any_name_is_warned_of(caller: str, rule: str, warned: bool) -> None:
+    """Where rules are about names, and only there; the remedy is named."""
+    result = check(guard(caller, rule, str(Path.cwd() / "k.db")))
+    assert result.exit_code == 0, result.stdout
+    assert ("takes any name it likes" in result.stdout) == warned
+    assert not warned or "outrider.yaml:6:13  warning" in result.stdout
+    assert not warned or "a key of its own for each caller" in result.stdout
+
+
+@pytest.mark.parametrize("more", ["on_error: refuse", "on_error: pass"])
+def test_a_store_that_cannot_be_opened_here_is_named(more: str) -> None:
+    """Without failing the check, which is often made on another machine, or by another user."""
+    Path("file").touch()
+    store = f"{Path.cwd()}/file/k.db"
+    result = check(guard(store=store, more=more), "--strict")
+    assert result.exit_code == 0, result.stdout
+    (note,) = [line for line in result.stdout.splitlines() if "inbound.idempotency.store" in line]
+    assert ("would be refused" in note) == (more == "on_error: refuse")
+    assert note.endswith(f"{Path.cwd()}/file cannot be written")
+    assert note in json.loads(check(guard(store=store, more=more), "--format", "json").stdout)["notes"]
+    assert "inbound.idempotency.store" not in check(guard(store=f"{Path.cwd()}/folder/k.db")).stdout

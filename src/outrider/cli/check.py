@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from pathlib import Path
 
 import click
 
@@ -37,7 +39,8 @@ def command(
         resolved = None
     failed = resolved is None or (strict and bool(problems))
     if format_ == "json":
-        click.echo(json.dumps({"ok": not failed, "problems": [problem.as_dict() for problem in problems]}, indent=2))
+        found = {"ok": not failed, "problems": [problem.as_dict() for problem in problems]}
+        click.echo(json.dumps({**found, "notes": notes(resolved) if resolved is not None else []}, indent=2))
     else:
         _report(problems, resolved, failed)
     sys.exit(EXIT_CONFIG if failed else EXIT_OK)
@@ -54,11 +57,37 @@ def _report(problems: list[Problem], resolved: Resolved | None, failed: bool) ->
     routes = sum(1 + len(service.routes) for service in resolved.services)
     verdict = "failed, because --strict lets no warning pass" if failed else "ok"
     click.echo(f"{verdict}: {len(resolved.services)} services, {routes} routes; {summary}")
-    if resolved.config.admin.token is None:
-        host, port = resolved.config.admin.listen
-        click.echo(f"any process on this machine may look at it and stop it at {host}:{port}: admin.token is not set")
+    for note in notes(resolved):
+        click.echo(note)
     idle, busy = series(len(resolved.services), routes)
     click.echo(f"about {idle} metric series at start, {busy} once every route has seen 3 methods with 5 statuses each")
+
+
+def notes(resolved: Resolved) -> list[str]:
+    """What is worth knowing and no fault of the configuration; some of it depends on this machine and user."""
+    found = []
+    if resolved.config.admin.token is None:
+        host, port = resolved.config.admin.listen
+        found.append(f"any process on this machine may look at it and stop it at {host}:{port}: admin.token is not set")
+    inbound = resolved.config.inbound
+    if inbound is not None and inbound.idempotency and inbound.idempotency.store != "redis":
+        why = _unusable(Path(inbound.idempotency.store))
+        if why:
+            refused = "all calls with a key would be refused" if inbound.idempotency.on_error == "refuse" else ""
+            passed = refused or "repetitions of calls with a key would be executed again"
+            found.append(f"on this machine, as this user, {passed}: inbound.idempotency.store: {why}")
+    return found
+
+
+def _unusable(store: Path) -> str:
+    """Why no store can be opened at this path; empty if one can."""
+    try:
+        if store.exists():
+            return "" if store.is_file() and os.access(store, os.R_OK | os.W_OK) else f"{store} cannot be written"
+        folder = next(one for one in store.parents if one.exists())
+    except OSError as error:
+        return f"{store}: {error.strerror}"
+    return "" if folder.is_dir() and os.access(folder, os.W_OK | os.X_OK) else f"{folder} cannot be written"
 
 
 def series(services: int, routes: int) -> tuple[int, int]:

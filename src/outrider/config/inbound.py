@@ -24,6 +24,7 @@ def check_inbound(config: Config, document: Document) -> None:
         message = "nothing is accepted as proof, so everybody is refused"
         document.complain(place, message, "say what proves a caller under inbound.accept, or protect: []", warn=True)
     _check_rules(inbound, document)
+    _check_names(inbound, document)
     if inbound.idempotency:
         _check_idempotency(config, inbound.idempotency, document, ("inbound", "idempotency"))
 
@@ -86,6 +87,24 @@ def _check_jwt(accept: Accept, document: Document, at: KeyPath) -> None:
         verifying_key(jwt.alg, jwt.key)
     except KeyTextError as error:
         document.complain((*at, "key"), str(error), error.hint)
+
+
+def _check_names(inbound: Inbound, document: Document) -> None:
+    """Warn of keys with which a caller takes any name that rules are about."""
+    for index, accept in enumerate(inbound.accept):
+        if accept.header is None or not VARIABLE.search(accept.caller):
+            continue
+        fixed = VARIABLE.split(accept.caller)[0]
+        for rule in inbound.allow or ():
+            wanted = rule.caller.removesuffix("*")
+            possible = wanted.startswith(fixed) or (wanted != rule.caller and fixed.startswith(wanted))
+            if rule.caller != "*" and possible:
+                message = (
+                    f"with this key a caller takes any name it likes, so also that of {rule.caller} in inbound.allow"
+                )
+                hint = "caller: NAME, and a key of its own for each caller; or jwt, or certificate"
+                document.complain(("inbound", "accept", index), message, hint, warn=True)
+                break
 
 
 def _check_rules(inbound: Inbound, document: Document) -> None:

@@ -45,6 +45,14 @@ def test_the_app_may_shorten_but_not_lengthen(asked: bytes, deadline: float) -> 
     assert call.deadline == pytest.approx(deadline)
 
 
+@pytest.mark.parametrize("asked", [b"0s", b"5s", b"nonsense"])
+def test_it_may_be_for_others_than_the_one_who_calls(asked: bytes) -> None:
+    """`x-outrider-timeout` is for apps; the guard does not read what a caller of the app writes there."""
+    call = make_asking(asked)
+    assert Deadline(10, heeds_app=False).admit(call) is None
+    assert call.deadline == call.started + 10
+
+
 def test_no_time_at_all_is_refused_at_once() -> None:
     """A call whose deadline has passed on arrival is not sent to anybody."""
     refusal = Deadline(10).admit(make_asking(b"0s"))
