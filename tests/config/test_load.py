@@ -477,3 +477,54 @@ def test_wrong_routes_bring_no_further_complaints() -> None:
         "outrider.yaml", "service: b\nservices: { user: { url: 'http://u', routes: [{ match: A }, { match: B }] } }\n"
     )
     assert len(problems_of()) == 2
+
+
+# ---------------------------------------------------------------- mistakes of newcomers
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "hint"),
+    [
+        ("services: {}", "no service is named", "name what the app calls"),
+        ("services:\n  - u: http://a:1", "expected a map of keys, got a list", "without a dash"),
+        ("services:\n  u: { url: http://a:1, retry: 3 }", "expected a map of keys, got 3", "retry: { max_retries: 2 }"),
+        ("services:\n  u: { url: http://a:1, retry: { attempts: 3 } }", "unknown key", 'did you mean "max_retries"?'),
+        ("services:\n  u: { url: http://a:1, retry: { on_status: 503 } }", "expected a list, got 503", "write [503]"),
+        ("services:\n  u: { url: http://a:1, rate_limit: { rate: 100 } }", "expected a rate like", ""),
+        ("services:\n  u: { url: http://a:1, rate_limit: 100 }", "expected a rate like", ""),
+        ("defaults: { rate_limit: { rate: 100 } }\nservices:\n  u: http://a:1", "expected a rate like", ""),
+        ("inbound: { app: http://a:1 }\nservices: { u: http://a:1 }", 'the key "listen" is missing', "0.0.0.0:4103"),
+        (
+            "inbound: { listen: 127.0.0.1:1, app: http://a:1, protect: [/x],\n"
+            '  accept: [{ header: x-api-key, values: ["${NOT_SET}"] }] }\nservices: { u: http://a:1 }',
+            "NOT_SET",
+            "",
+        ),
+    ],
+)
+def test_a_mistake_is_told_once_with_its_remedy(text: str, said: str, hint: str) -> None:
+    """One mistake is one complaint, in words of the configuration, and says what to write instead."""
+    (only,) = problems_of(write("a.yaml", f"service: booking\n{text}\n"))
+    assert said in only.message
+    assert hint in only.hint
+
+
+def test_a_name_that_is_none() -> None:
+    """Which characters a name may have is said in words, not as a pattern."""
+    (only,) = problems_of(write("a.yaml", "service: a b\nservices: { u: http://a:1 }\n"))
+    assert only.message == "expected letters, digits, dots, dashes and underscores, a letter or digit first, got a b"
+    assert only.hint == "write it like booking-service"
+
+
+def test_no_complaint_shows_a_pattern() -> None:
+    """For each key whose text must match a regular expression, a sentence says what it looks like."""
+    text = (
+        "service: booking\nbrowsers: { hosts: ['a b'] }\n"
+        "inbound: { listen: 127.0.0.1:1, app: http://a:1, protect: [/x], identity: ['a b'],\n"
+        "  accept: [{ jwt: { jwks: nowhere, audience: x, algorithm: RS256 } }] }\n"
+        "services:\n  u: { url: https://a:1, tls: { server_name: 'a b' }, retry: { methods: ['a b'] },\n"
+        "    health_check: { path: health } }\n"
+    )
+    messages = [problem.message for problem in problems_of(write("a.yaml", text))]
+    assert len([message for message in messages if message.startswith("expected ")]) >= 5
+    assert not [message for message in messages if "pattern" in message or "^" in message]

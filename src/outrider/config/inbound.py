@@ -59,7 +59,7 @@ def _check_accept(inbound: Inbound, accept: Accept, document: Document, at: KeyP
 
 
 def _check_keys(accept: Accept, document: Document, at: KeyPath) -> None:
-    if not any(accept.values):
+    if not any(accept.values) and not document.has_error((*at, "values")):
         message = "no key is set, so nobody is proven by this"
         document.complain((*at, "values") if accept.values else at, message, "values: [...]", warn=True)
     for index, value in enumerate(accept.values):

@@ -215,7 +215,8 @@ def _translate(document: Document, item: Any, path: KeyPath) -> None:
     secret = path in document.interpolated or path[:1] == ("credentials",) or is_secret_key(path)
     if kind == "extra_forbidden":
         known = _known_keys(path[:-1])
-        hint = did_you_mean(str(path[-1]), known) or f"known keys: {', '.join(sorted(known))}"
+        other = _OTHER_WORDS.get(str(path[-1]), "")
+        hint = did_you_mean(other or str(path[-1]), known) or f"known keys: {', '.join(sorted(known))}"
         document.complain(path, f'unknown key "{path[-1]}"', hint, key=True)
     elif kind == "missing":
         missing = str(item["loc"][-1])
@@ -232,14 +233,65 @@ def _translate(document: Document, item: Any, path: KeyPath) -> None:
     elif secret and kind == "scalar":
         document.complain(path, "what was read from a variable or file does not fit here")
     else:
-        message = _PLAIN.get(kind) or f"{item['msg'][:1].lower()}{item['msg'][1:]}"
+        message = _PLAIN.get(kind) or _not_like(kind, path) or f"{item['msg'][:1].lower()}{item['msg'][1:]}"
         shown = "a value that is not shown" if secret else _shown(_at(document.values, path))
         if _at(document.values, path) == "":
             document.complain(path, "must not be empty", _EMPTY_HINT)
-        elif path == ("services",) and isinstance(_at(document.values, path), str):
-            document.complain(path, f"{message}, got {shown}", "a space belongs behind the colon of each key")
+        elif path == ("services",) and kind == "too_short":
+            document.complain(path, "no service is named", _EXAMPLES["services"])
         else:
-            document.complain(path, f"{message}, got {shown}")
+            document.complain(path, f"{message}, got {shown}", _remedy(kind, path, _at(document.values, path), shown))
+
+
+def _not_like(kind: str, path: KeyPath) -> str:
+    """The sentence about a text that does not match the pattern of its key; an empty text for other mistakes."""
+    names = [part for part in path if isinstance(part, str)]
+    return _FORMS.get(names[-1], "") if kind == "string_pattern_mismatch" and names else ""
+
+
+def _remedy(kind: str, path: KeyPath, value: Any, shown: str) -> str:
+    """How a value of the wrong kind is written, or an empty text where there is no telling."""
+    if path == ("services",) and isinstance(value, str):
+        return "a space belongs behind the colon of each key"
+    if kind == "list_type" and not isinstance(value, dict):
+        return f"write [{shown}]"
+    if kind == "string_pattern_mismatch" and path == ("service",):
+        return "write it like booking-service"
+    if kind in ("model_type", "dict_type"):
+        if isinstance(value, list):
+            return "write NAME: VALUE in each line, without a dash before it"
+        return _MAPS.get(str(path[-1]), "") if path else ""
+    return ""
+
+
+# What texts with a pattern look like, by their keys.
+_FORMS = {
+    "service": "expected letters, digits, dots, dashes and underscores, a letter or digit first",
+    "hosts": "expected a host name without a port",
+    "server_name": "expected a host name without a port",
+    "jwks": "expected a URL or an absolute path",
+    "identity": "expected the name of a header, or one like x-user-*",
+    "methods": "expected a method, like POST",
+    "path": "expected a path that begins with /",
+}
+
+# Maps that are taken for a number or a switch.
+_MAPS = {
+    "retry": "say how often: retry: { max_retries: 2 }, or retry: false",
+    "circuit_breaker": "it is on unless it is false; leave it out for that",
+    "health_check": "say which path: health_check: { path: /health }",
+    "inbound": "say where and for which app: inbound: { listen: 0.0.0.0:4103, app: http://127.0.0.1:3000 }",
+}
+
+# Names that other programs have for keys of ours.
+_OTHER_WORDS = {
+    "attempts": "max_retries",
+    "max_attempts": "max_retries",
+    "num_retries": "max_retries",
+    "retries": "max_retries",
+    "retry_on": "on_status",
+    "connections": "downstream_connections",
+}
 
 
 _EMPTY_HINT = "if it comes from a variable, that variable is empty; ${NAME:?message} says so in your words"
@@ -259,6 +311,8 @@ _EXAMPLES = {
     "service": "say who you are: service: booking-service",
     "services": "name what the app calls: services: { user: http://127.0.0.1:3001 }",
     "url": "say where it is: url: http://127.0.0.1:3001",
+    "listen": "say where callers connect: listen: 0.0.0.0:4103",
+    "app": "say where the app is: app: http://127.0.0.1:3000",
     "match": "say which calls: match: GET /users/{id}",
     "header": "say which header carries it: header: x-api-key",
     "value": "say where the secret is: value: ${file:/run/secrets/key}",

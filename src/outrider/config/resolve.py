@@ -243,7 +243,9 @@ def _effective(config: Config, document: Document, at: KeyPath, layers: list[dic
         tls=ClientTls.model_construct(**(merged["tls"] or {})),
     )
     if effective.rate_limit is not None and effective.rate_limit.rate is None:
-        document.complain((*at, "rate_limit"), 'the key "rate" is missing', "say how many: rate: 50/s")
+        # A rate that cannot be read, here or where it is inherited from, has been complained about.
+        if not any(problem.path.endswith(("rate_limit", "rate_limit.rate")) for problem in document.problems):
+            document.complain((*at, "rate_limit"), 'the key "rate" is missing', "say how many: rate: 50/s")
         effective = replace(effective, rate_limit=None)
     if effective.hedge is not None and effective.hedge.after is None and (*at, "hedge", "after") in document.marks:
         effective = replace(effective, hedge=None)  # it has been complained about

@@ -65,6 +65,14 @@ class Document:
         message, hint = scrub(self, path, message), scrub(self, path, hint)
         self.problems.append(Problem(self.mark(path, key=key), hide_in_urls(dotted(path)), message, hint, severity))
 
+    def has_error(self, path: KeyPath) -> bool:
+        """Whether there is an error about this path, or about something below it."""
+        name = dotted(path)
+        return any(
+            problem.severity == "error" and (problem.path == name or problem.path.startswith((f"{name}.", f"{name}[")))
+            for problem in self.problems
+        )
+
     def merge(self, other: Document) -> None:
         """Lay another document over this one: maps merge by key, everything else is replaced."""
         _merge(self, other, self.values, other.values, ())
