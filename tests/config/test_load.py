@@ -493,6 +493,8 @@ def test_wrong_routes_bring_no_further_complaints() -> None:
         ("services:\n  u: { url: http://a:1, rate_limit: { rate: 100 } }", "expected a rate like", ""),
         ("services:\n  u: { url: http://a:1, rate_limit: 100 }", "expected a rate like", ""),
         ("defaults: { rate_limit: { rate: 100 } }\nservices:\n  u: http://a:1", "expected a rate like", ""),
+        ("services:\n  u: { url: http://a:1, fallback: { status: 200 OK } }", "expected a whole number", ""),
+        ('credentials: { k: { header: "x y", value: v } }\nservices: { u: http://a:1 }', "is not a header name", ""),
         ("inbound: { app: http://a:1 }\nservices: { u: http://a:1 }", 'the key "listen" is missing', "0.0.0.0:4103"),
         (
             "inbound: { listen: 127.0.0.1:1, app: http://a:1, protect: [/x],\n"

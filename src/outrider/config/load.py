@@ -197,6 +197,8 @@ def _translate_all(document: Document, items: list[Any], paths: list[KeyPath]) -
             paths.count(path) > 1 or any(len(o) > len(path) == _common(o, path) for o in paths)
         ):
             continue  # `false` is one member of a union; what the other member says is what was meant
+        if item["type"] == "list_type" and any(len(o) > len(path) == _common(o, path) for o in paths):
+            continue  # a list of such maps is another member of a union; what is wrong inside the map was meant
         if item["type"] == "missing" and (path in refused or (unreadable and not path)):
             continue  # it follows from what has been said already
         _translate(document, item, path)

@@ -295,7 +295,7 @@ def _check_credential(document: Document, name: str, credential: Credential) -> 
     if len(kinds) != 1:
         found = " and ".join(kinds) or "none"
         document.complain(at, f"expected exactly one of value, command, jwt and oauth2, got {found}")
-    elif credential.header is None and kinds[0] in ("value", "command"):
+    elif credential.header is None and kinds[0] in ("value", "command") and not document.has_error((*at, "header")):
         document.complain(at, 'the key "header" is missing', "say which header carries the secret")
     jwt = credential.jwt
     if jwt is not None:
