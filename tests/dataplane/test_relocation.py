@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from time import thread_time
+
 import pytest
 
 from outrider.dataplane.call import Call
@@ -181,3 +183,13 @@ def test_a_cookie_without_path_of_the_service_itself() -> None:
 def test_a_cookie_in_other_modes(said: bytes, base: str, host: bytes, heard: bytes) -> None:
     """Without a prefix the path is the target's, less its base path; a domain stays where the app calls it by that."""
     assert cookie(said, b"", base=base, host=host) == heard
+
+
+@pytest.mark.parametrize("name", [b"link", b"refresh", b"location", b"set-cookie"])
+@pytest.mark.parametrize("unit", [b"<", b"<a", b"<>", b" ", b"1", b";", b";path=/", b";domain=1", b"http://"])
+def test_an_address_of_any_shape_takes_little_time_to_rewrite(name: bytes, unit: bytes) -> None:
+    """The work for a value that a target sends is linear: 60 kB of delimiters stop the event loop for no seconds."""
+    call = called(b"/user")
+    started = thread_time()
+    readdressed(name, unit * (60_000 // len(unit)), call, call.route.cluster.endpoints[0])
+    assert thread_time() - started < 0.5

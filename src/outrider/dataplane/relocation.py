@@ -25,7 +25,8 @@ _ORIGIN: Final = re.compile(
 _PORTS: Final = {b"http": 80, b"https": 443}
 _ENDS: Final = (b"", b"/", b"?", b"#")  # what may follow a complete path
 _REFRESH: Final = re.compile(rb"(\s*[0-9.]+\s*[;,]\s*(?:url\s*=\s*)?['\"]?)([^'\"]*)(.*)", re.IGNORECASE | re.DOTALL)
-_LINK: Final = re.compile(rb"<([^>]*)>")
+# No URL has a `<`, and each that opens nothing must not be sought an end for up to the end of the value.
+_LINK: Final = re.compile(rb"<([^<>]*+)>")
 
 _Origin = tuple[bytes, bytes, int]
 
