@@ -9,17 +9,18 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.integration import harness
 from tests.integration.conftest import Outrider
-from tests.integration.harness import Answer, Exchange, Sidecar, Target, exchange, request, response
+from tests.integration.harness import Action, Answer, Exchange, Sidecar, Target, exchange, request, response, sidecar
 from tests.integration.processes import Process, running
 from tests.servers import free_port
 
@@ -112,7 +113,7 @@ class BadNetwork:
             writer.transport.abort()
             return
         try:
-            while data := await reader.read(65536):
+            while data := await _whole(reader):
                 fault = ""
                 if self._random.random() < self._share:
                     fault = self._random.choice(["unsent", "unheard", "cut", "silent", "503"])
@@ -126,7 +127,7 @@ class BadNetwork:
                 if fault == "unheard":
                     await asyncio.sleep(0.002)
                     return
-                answer = await to_reader.read(65536)
+                answer = await _whole(to_reader)
                 if fault == "silent":
                     await asyncio.sleep(0.4)
                     return
@@ -139,6 +140,16 @@ class BadNetwork:
         finally:
             writer.transport.abort()
             to_writer.transport.abort()
+
+
+async def _whole(reader: asyncio.StreamReader) -> bytes:
+    """The next message with its body; nothing at the end of the connection."""
+    try:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+        return head + await reader.readexactly(int(length[1]) if length is not None else 0)
+    except asyncio.IncompleteReadError:
+        return b""
 
 
 async def order(caller: Sidecar, posts: int, at_once: int = 50, first: int = 0) -> list[tuple[int, Answer]]:
@@ -254,3 +265,86 @@ async def test_kill_the_guard(outrider: Outrider, tmp_path: Path, more: str) -> 
     assert 0 < len(unknown) <= 20 * kills
     assert set(ledger.booked.values()) == {1}
     assert len(results) - len(unknown) <= len(ledger.booked) <= len(results)
+
+
+SHARING = """
+service: {service}
+inbound:
+  listen: 127.0.0.1:0
+  app: 'http://127.0.0.1:{app}'
+  protect: [/]
+  accept: [ {{ jwt: {{ alg: HS256, key: {key}, audience: "{{service}}" }}, forward: true }} ]
+  idempotency: {{ store: '{store}', after_crash: ask, ask: '/bookings/{{key}}' }}
+services: {{ other: 'http://127.0.0.1:9' }}
+"""
+
+CHANGING = """
+limits: {{ replay_bytes: 1MiB }}
+credentials:
+  token: {{ jwt: {{ alg: HS256, key: {key}, ttl: 1s }} }}
+defaults:
+  timeout: 60s
+  attempt_timeout: 400ms
+  circuit_breaker: false
+  headers: {{ set: {{ x-service-id: "{{request_id}}" }} }}
+  retry: {{ max_retries: 30, methods: [POST], backoff: 20ms..1s, budget: 100% }}
+services:
+  payment: {{ url: 'http://127.0.0.1:{payment}', auth: token }}
+  refund: {{ url: 'http://127.0.0.1:{refund}', auth: token }}
+"""
+SECRET = "the-key-of-this-platform-0123456789"
+
+
+async def test_whatever_changes_between_tries(outrider: Outrider, tmp_path: Path) -> None:
+    """Two services on one store get the same keys, with large bodies that the guard does not keep. The token of the
+    caller is a new one every second, and its instance another one with each request; each order is sent twice through a
+    bad network. Each service books it once, and answers both times alike."""
+    posts = POSTS or 120
+    ledgers = {"payment": Ledger(), "refund": Ledger()}
+    tokens: set[str] = set()
+    instances: set[str] = set()
+
+    def body_of(service: str, number: int) -> bytes:
+        return (b"%s %d " % (service.encode(), number)).ljust(100_000, b"x")
+
+    async with AsyncExitStack() as stack:
+        ports, networks = {}, []
+        for seed, (service, ledger) in enumerate(ledgers.items()):
+            app = await stack.enter_async_context(Target(_seen_by(ledger, tokens, instances)))
+            text = SHARING.format(service=service, app=app.port, store=tmp_path / "k.db", key=SECRET)
+            folder = tmp_path / service
+            folder.mkdir()
+            guard = await stack.enter_async_context(sidecar(folder, text))
+            networks.append(BadNetwork(guard.app.ports["inbound.listen"], 0.2, seed))
+            ports[service] = await stack.enter_async_context(networks[-1].serving())
+        caller = await stack.enter_async_context(outrider(CHANGING.format(key=SECRET, **ports)))
+        numbers = iter([(number, service) for number in range(posts) for service in ledgers])
+        replayed: Counter[str | None] = Counter()
+
+        async def some() -> None:
+            for number, service in numbers:
+                data = request("POST", f"/{service}/x", body_of(service, number), f"Idempotency-Key: k-{number}")
+                for _ in range(2):
+                    answer = await exchange(caller.port, data)
+                    assert (answer.status, answer.body) == (201, body_of(service, number))
+                replayed[answer.get("idempotent-replayed")] += 1
+
+        await asyncio.gather(*(some() for _ in range(10)))
+    for service, ledger in ledgers.items():
+        assert set(ledger.booked.values()) == {1}
+        assert set(ledger.booked) == {body_of(service, number) for number in range(posts)}
+    assert replayed == {"true": 2 * posts}
+    assert len(instances) > posts
+    assert all(sum(network.broken.values()) > posts // 10 for network in networks)
+    assert len(tokens) > 1
+
+
+def _seen_by(ledger: Ledger, tokens: set[str], instances: set[str]) -> Action:
+    """The ledger, and what it sees of those who call."""
+
+    async def act(one: Exchange) -> None:
+        tokens.add(one.request.get("authorization") or "")
+        instances.add(one.request.get("x-service-id") or "")
+        await ledger(one)
+
+    return act
