@@ -606,6 +606,15 @@ async def test_a_refreshed_token_of_the_caller_makes_no_other_call(outrider: Out
         assert app.seen[0].get("authorization") is not None
 
 
+async def test_a_token_is_a_proof_also_beside_a_key(outrider: Outrider, tmp_path: Path) -> None:
+    """A caller that shows two proofs, of which the first is taken, may refresh the other one."""
+    async with Target(plain(200, b"paid")) as app, outrider(proven(app, tmp_path / "k.db")) as proxy:
+        inbound = proxy.app.ports["inbound.listen"]
+        for number in range(3):
+            assert (await exchange(inbound, post("k", b"x", INTERNAL, *by_key(token(number))))).body == b"paid"
+        assert len(app.seen) == 1
+
+
 @pytest.mark.parametrize("field", ["Authorization: Bearer bob", "Cookie: session=bob"])
 async def test_other_credentials_of_a_user_get_no_answer(outrider: Outrider, tmp_path: Path, field: str) -> None:
     """A refreshed token of one user cannot be told from another user's: neither a replay nor a second execution."""

@@ -220,7 +220,7 @@ class _Compiler:
         guarded = self._out.guarded = compile_guard(self._config, inbound)
         workers = self._config.workers
         in_flight = concurrency(inbound.max_in_flight or None, inbound.queue, workers)
-        remembered = self._out.idempotency = compile_idempotency(self._config, inbound)
+        remembered = self._out.idempotency = compile_idempotency(self._config, inbound, guarded.guard)
         parts = Parts(
             deadline=Deadline(NEVER, heeds_app=False),  # that header is for apps, not for their callers
             context=Context(correlation.header.encode(), ID_FORMATS[correlation.generate]),

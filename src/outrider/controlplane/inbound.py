@@ -98,7 +98,7 @@ class Remembered:
         await self.store.close()
 
 
-def compile_idempotency(config: Config, inbound: Inbound) -> Remembered | None:
+def compile_idempotency(config: Config, inbound: Inbound, guard: Guard) -> Remembered | None:
     """What remembers keyed calls; None where that is not asked for."""
     settings = inbound.idempotency
     if not settings:
@@ -120,6 +120,7 @@ def compile_idempotency(config: Config, inbound: Inbound) -> Remembered | None:
         service=config.service,
         proven_only=bool(inbound.accept),
         identity=inbound.identity,
+        proofs=guard.forwarded_proofs,
     )
     return Remembered(policy, store)
 

@@ -47,11 +47,10 @@ class Call(Request):
     call in and want to hear how it ended, the latest last. `aborted` says why the call must stop although the app is
     still there, `reply` what is answered instead of carrying it; `committed` that the head of an answer is on its way;
     `continued` that the app has been told 100 Continue. `recorder` takes down an answer that may stand in for a later
-    one; `caller` is who has proven to call, `forwarded_proof` the header of the proof if the app gets it, and
-    `contexts` what is kept of inbound calls for the app's own ones; `unstoppable` that it goes on to its end even if
-    the app leaves; `with_old_keys` that the target has not taken our present ones. `waited`, `paused` and `tunnelled`
-    are the seconds spent on targets, in back-off or in a queue, and after the protocol was switched. `deadline` is when
-    the head of the answer must be here, `ends` when all of it.
+    one; `caller` is who has proven to call, and `contexts` what is kept of inbound calls for the app's own ones;
+    `unstoppable` that it goes on to its end even if the app leaves; `with_old_keys` that the target has not taken our
+    present ones. `waited`, `paused` and `tunnelled` are the seconds spent on targets, in back-off or in a queue, and
+    after the protocol was switched. `deadline` is when the head of the answer must be here, `ends` when all of it.
     `history` is None unless something other than one plain try happened.
     """
 
@@ -70,7 +69,6 @@ class Call(Request):
         "downstream",
         "ends",
         "failure",
-        "forwarded_proof",
         "history",
         "label",
         "path",
@@ -107,7 +105,6 @@ class Call(Request):
         self.history: list[str] | None = None
         self.recorder: Recorder | None = None
         self.caller = ""
-        self.forwarded_proof = b""
         self.contexts: tuple[Context, ...] = ()
         self.label = "ok"
         self.status = 0

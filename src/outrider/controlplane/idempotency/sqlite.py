@@ -110,7 +110,7 @@ class SqliteStore:
             raise self._failed(LockedError("it is locked, or its disk does not answer"))
         known = self._result(working)
         if known is None:
-            self._trouble = ""  # it has been written to
+            self._is_well()
         return known
 
     def _take_back(self, key: bytes, token: str, late: asyncio.Future[Entry | None]) -> None:
@@ -159,7 +159,7 @@ class SqliteStore:
         working = self._worker.do(lambda: self._timed(work))
         await asyncio.wait((working,))
         result = self._result(working)
-        self._trouble = ""
+        self._is_well()
         return result
 
     def _result(self, working: asyncio.Future[T]) -> T:
@@ -167,6 +167,12 @@ class SqliteStore:
             return working.result()
         except (sqlite3.Error, OSError, RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise self._failed(error) from None
+
+    def _is_well(self) -> None:
+        """It has been written to."""
+        if self._trouble:
+            self._trouble = ""
+            log.info("the store of idempotency keys can be used again: %s", self._path)
 
     def _failed(self, error: Exception) -> StoreError:
         """The failure as a call gets it; it is logged if it is not the same as before."""

@@ -240,11 +240,10 @@ class Guard:
 
     def admit(self, call: Call) -> Failure | None:
         # Proof comes first, and the path is read only where something hangs on it: strangers choose it.
-        caller, require, forwarded, reason = self._proven(call)
+        caller, require, reason = self._proven(call)
         if not caller:
             return self._admit_unproven(call, reason)
         call.caller = caller
-        call.forwarded_proof = forwarded
         self.proven += 1
         rules = self._rules
         if rules is None and not require:
@@ -281,20 +280,24 @@ class Guard:
             self._lines[caller] = line
         return line
 
-    def _proven(self, call: Call) -> tuple[str, tuple[bytes, ...], bytes, str]:
-        """Who calls, what else must be there, and the header of the proof if it reaches the app; or why the caller is
-        not known."""
+    def forwarded_proofs(self, call: Call) -> frozenset[bytes]:
+        """The headers of this call that reach the app and prove who calls, whether or not another one was taken for the
+        proof: what they hold says nothing about a user."""
+        return frozenset(proof.forwarded for proof in self._proofs if proof.forwarded and proof.prove(call)[0])
+
+    def _proven(self, call: Call) -> tuple[str, tuple[bytes, ...], str]:
+        """Who calls, and what else must be there; or why the caller is not known."""
         why = ""
         for proof in self._proofs:
             caller, reason = proof.prove(call)
             if caller:
                 if self._counts_keys:
                     self._count(proof.key, caller)
-                return caller, proof.require, proof.forwarded, ""
+                return caller, proof.require, ""
             # What was tried and failed says more than what was not even tried.
             if not why or (why.startswith("no_") and not reason.startswith("no_")):
                 why = reason
-        return "", (), b"", why or "no_proof"
+        return "", (), why or "no_proof"
 
     def _count(self, key: str, caller: str) -> None:
         uses = self.key_uses.get(key)

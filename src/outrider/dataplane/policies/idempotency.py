@@ -146,6 +146,7 @@ class Idempotency:
         "_jobs",
         "_lookup",
         "_max_answer",
+        "_proofs",
         "_proven_only",
         "_repeat",
         "_service",
@@ -166,11 +167,13 @@ class Idempotency:
         service: str = "",
         proven_only: bool = False,
         identity: Sequence[str] = (),
+        proofs: Callable[[Call], frozenset[bytes]] | None = None,
     ) -> None:
         """Lost calls are executed again with `repeat`, and asked after with `lookup`. `exempt`: operations nothing is
         stored of. `service` is whose app this is: guards of several services may share a store. `identity` are names of
         headers, or beginnings with `*`, that say who somebody is: but for those of the calling service, they tell
-        users of one caller apart."""
+        users of one caller apart. `proofs` are the headers of a call that reach the app and prove who calls."""
+        self._proofs = proofs
         self._service = service
         self._identity = HeaderNames(identity)
         self._proven_only = proven_only
@@ -202,7 +205,7 @@ class Idempotency:
         """It is the permit that hears how a call ended."""
 
     async def _ask(self, call: Call, key: bytes) -> Failure | Reply | None:
-        fingerprint = await _fingerprint(call)
+        fingerprint = await _fingerprint(call, self._credentials_of_user(call))
         if call.deadline <= monotonic():
             return Failure(Kind.DEADLINE, "the caller's time for this call has passed before it could be begun")
         name = self._scope(call, key)
@@ -238,6 +241,17 @@ class Idempotency:
         call.permits.append(permit)
         call.recorder = Recorder(self._max_answer, permit.answered)
         return None
+
+    def _credentials_of_user(self, call: Call) -> list[tuple[bytes, bytes]]:
+        """What the app gets to know a user by. The proof of the caller is none of it, and may be another one by the
+        next try."""
+        shown = [(name, value) for name, _, value in call.fields if name in _CREDENTIALS]
+        if not shown:
+            return shown
+        left_out = call.route.owned
+        if self._proofs is not None:
+            left_out = left_out | self._proofs(call)
+        return [field for field in shown if field[0] not in left_out]
 
     def _scope(self, call: Call, key: bytes) -> bytes:
         """Which call this is a try of: the same for all of its tries, and another one for other calls, or for other
@@ -419,11 +433,6 @@ def identity_of(call: Call, identity: HeaderNames) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def _credentials_of(call: Call) -> list[tuple[bytes, bytes]]:
-    owned = call.route.owned
-    return [(name, value) for name, _, value in call.fields if name in _CREDENTIALS and name not in owned]
-
-
 async def _until_written(write: Callable[[], Awaitable[None]]) -> None:
     """Again and again until it is written: meanwhile the call counts as under way, which runs nothing twice."""
     pause, longest = _WRITE_AGAIN
@@ -436,12 +445,12 @@ async def _until_written(write: Callable[[], Awaitable[None]]) -> None:
         pause = min(longest, pause * 2)
 
 
-async def _fingerprint(call: Call) -> bytes:
+async def _fingerprint(call: Call, credentials: Sequence[tuple[bytes, bytes]]) -> bytes:
     """A digest of the body, for which it must be here, and of the credentials of a user. Of a body that is too large to
     be kept, of its beginning; the digest of the rest is made while it passes.
 
     What a user shows to the app is not ours to read, so it cannot tell users apart in the scope. But a repetition with
-    other credentials gets neither the answer nor a second execution. The proof of the caller itself does not count.
+    other credentials gets neither the answer nor a second execution.
     """
     digest = blake2b(digest_size=16)
     mark = b""
@@ -461,9 +470,8 @@ async def _fingerprint(call: Call) -> bytes:
         else:
             mark = _BEGINNING
             digest.update(body.begin_digest(body.limit))
-    for name, value in _credentials_of(call):
-        if name != call.forwarded_proof:
-            digest.update(b"\n%b:%b" % (name, value))
+    for name, value in credentials:
+        digest.update(b"\n%b:%b" % (name, value))
     return mark + digest.digest()
 
 
