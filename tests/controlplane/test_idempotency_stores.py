@@ -719,3 +719,25 @@ async def test_a_full_disk_is_told(tmp_path: Path) -> None:
     await store.open()
     assert not store.trouble
     await store.close()
+
+
+@pytest.mark.parametrize("all_of_it", [True, False])
+async def test_a_file_that_is_removed_under_two_guards(tmp_path: Path, all_of_it: bool) -> None:
+    """Both notice it, agree on a new one, and what they are at is in it."""
+    one, other = (sqlite_store(str(tmp_path / "k.db"), 60.0, 100) for _ in range(2))
+    assert await one.begin(b"1" * 24, b"f") is None
+    assert await other.begin(b"2" * 24, b"f") is None
+    for file in tmp_path.glob("k.db*") if all_of_it else [tmp_path / "k.db"]:
+        file.unlink()
+    for _ in range(3):  # as they look every two seconds
+        await one.open()
+        await other.open()
+    assert (one.trouble, other.trouble) == ("", "")
+    for store, key in ((one, b"2" * 24), (other, b"1" * 24)):
+        known = await store.begin(key, b"f")
+        assert known is not None
+        assert not known.lost
+    await one.finish(b"1" * 24, ANSWER)
+    assert (await other.begin(b"1" * 24, b"f")).done
+    await one.close()
+    await other.close()

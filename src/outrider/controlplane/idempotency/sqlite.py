@@ -341,6 +341,9 @@ def _explained(error: Exception) -> tuple[str, str]:
         return "it is locked", "see which other process holds its lock"
     if _code(error) == sqlite3.SQLITE_FULL:
         return "its disk is full", "make room on its disk"
+    if _code(error) == sqlite3.SQLITE_IOERR:
+        remedy = "see its disk; if it was removed, remove its -wal and -shm, too, and end what still has them open"
+        return "it cannot be read or written", remedy
     if isinstance(error, (sqlite3.OperationalError, OSError)):
         remedy = "is its folder there and writable, and the disk not full? (idempotency.store)"
         return "it cannot be opened or written", remedy
