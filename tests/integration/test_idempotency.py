@@ -659,6 +659,20 @@ async def test_a_large_body_is_compared_to_its_last_byte(outrider: Outrider, tmp
         assert app.seen[0].body == same
 
 
+async def test_a_large_body_that_waits_for_leave_is_compared_too(outrider: Outrider, tmp_path: Path) -> None:
+    """A caller that sends its body only after 100 Continue, as curl does, gets that for the repetition, too."""
+    async with Target(plain(200, b"paid")) as app, outrider(proven(app, tmp_path / "k.db")) as proxy:
+        for last, status in ((b"A", 200), (b"B", 422)):
+            data = post("k", b"A" * 199_999 + last, INTERNAL, *by_key("Expect: 100-continue"))
+            head, _, body = data.partition(b"\r\n\r\n")
+            async with Client(proxy.app.ports["inbound.listen"]) as client:
+                await client.send(head + b"\r\n\r\n")
+                assert (await client.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+                await client.send(body)
+                assert (await client.answer("POST")).status == status
+        assert len(app.seen) == 1
+
+
 async def test_strangers_use_up_nothing(outrider: Outrider, tmp_path: Path) -> None:
     """However many keys strangers send to public paths, a proven caller's call is not executed again."""
     async with Target(plain(200, b"paid")) as app:

@@ -59,9 +59,9 @@ class Liveness:
 
     def clear_up(self) -> None:
         """Remove the files of guards that have ended. Raises OSError."""
-        store = Path(self._before)
-        for file in store.parent.glob(f"{store.name}*"):
-            if file == self.file:
+        before = Path(self._before)
+        for file in list(before.parent.iterdir()):
+            if not file.name.startswith(before.name) or file == self.file:
                 continue
             try:
                 descriptor = os.open(file, os.O_RDWR)
