@@ -8,6 +8,7 @@ Rewritten are `Location`, `Content-Location`, `Refresh` and `Link` where they le
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.routing import bare_host
@@ -91,10 +92,17 @@ def _own_endpoint(found: re.Match[bytes], call: Call, endpoint: Endpoint | None)
 
 
 def _leads_to(origin: _Origin, endpoint: Endpoint) -> bool:
-    own = _ORIGIN.match(endpoint.origin)
-    if own is None or origin[0] != own[1].lower():
+    own = _origin_of(endpoint.origin)
+    if own is None or origin[0] != own[0]:
         return False
-    return origin == _origin(own) or origin[1:] == (endpoint.host.lower().encode(), endpoint.port)
+    return origin == own or origin[1:] == (endpoint.host.lower().encode(), endpoint.port)
+
+
+@lru_cache(maxsize=1024)
+def _origin_of(url: bytes) -> _Origin | None:
+    """The origin of an endpoint's own URL, parsed once and not for each address in an answer; None if it has none."""
+    found = _ORIGIN.match(url)
+    return _origin(found) if found is not None else None
 
 
 def _origin(found: re.Match[bytes]) -> _Origin:
