@@ -294,6 +294,21 @@ def test_entries_superseded_by_earlier_ones_do_not_pile_up() -> None:
     assert (restless.due, restless.wake) == (clock() + 2601, clock() + 2601)
 
 
+def test_what_was_forgotten_goes_when_the_others_have_expired(loop: Loop, clock: Clock, timers: Timers) -> None:
+    """A minority of stale entries becomes the majority without another one being forgotten."""
+    kept = [Waiting() for _ in range(150)]
+    gone = [Waiting() for _ in range(100)]
+    for timed in gone:
+        timers.arm(timed, clock() + 3600)
+    for timed in kept:
+        timers.arm(timed, clock() + 10)
+    for timed in gone:
+        timers.forget(timed)
+    assert timers.pending == 250
+    loop.run(11)
+    assert timers.pending == 0
+
+
 # ---------------------------------------------------------------- standing still
 
 

@@ -98,8 +98,12 @@ class Timers:
         self._heap.clear()
 
     def _one_more_stale(self) -> None:
-        """An entry has become stale. Once most of them are, remove them: each keeps an object in memory."""
+        """An entry has become stale."""
         self._stale += 1
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove the stale entries once most entries are stale: each keeps an object in memory."""
         if self._stale > _MIN_STALE and self._stale * 2 > len(self._heap):
             self._stale = 0
             self._heap = [entry for entry in self._heap if entry[0] == entry[2].wake]
@@ -158,6 +162,7 @@ class Timers:
         finally:
             for timed in due[told:]:  # only after a bug: the others are not to wait for ever
                 self._push(timed, now)
+            self._sweep()  # the others have become fewer
             self._reschedule()
 
     def _reschedule(self) -> None:
