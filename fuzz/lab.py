@@ -21,7 +21,7 @@ from fuzz.oracle import CANARY_ANSWER, CANARY_REQUEST, SECRET, Answered, Seen, j
 from fuzz.strict import Message, Reader
 from outrider.config.load import load
 from outrider.controlplane.runtime import Runtime
-from outrider.dataplane.listener import Listener
+from outrider.dataplane.downstream.listener import Listener
 
 # A message must have been answered or its connection closed within this time, in seconds.
 PATIENCE = 1.0

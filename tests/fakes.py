@@ -6,14 +6,14 @@ import asyncio
 from typing import Any, cast
 
 from outrider.dataplane.attempt import Attempt
+from outrider.dataplane.body import RequestBody
 from outrider.dataplane.call import Call
-from outrider.dataplane.cluster import Cluster, Endpoint
-from outrider.dataplane.ejection import Ejection
-from outrider.dataplane.policies.retry import Retry
-from outrider.dataplane.replay import RequestBody
-from outrider.dataplane.routing import Route
-from outrider.dataplane.stats import ClusterStats, RouteStats
-from outrider.dataplane.timers import NEVER
+from outrider.dataplane.engine.routing import Route
+from outrider.dataplane.policies.deciders.retry import Retry
+from outrider.dataplane.runtime.counters import ClusterStats, RouteStats
+from outrider.dataplane.runtime.timers import NEVER
+from outrider.dataplane.upstream.cluster import Cluster, Endpoint
+from outrider.dataplane.upstream.ejection import Ejection
 from outrider.model.failure import Failure
 from outrider.model.messages import Response
 

@@ -12,20 +12,25 @@ import pytest
 TESTS = Path(__file__).parent
 SOURCE = TESTS.parent / "src" / "outrider"
 FILES = sorted(SOURCE.rglob("*.py"))
-POLICIES = sorted(path.stem for path in (SOURCE / "dataplane" / "policies").glob("[!_]*.py"))
+POLICY_FILES = sorted((SOURCE / "dataplane" / "policies").rglob("[!_]*.py"))
+POLICIES = [path.relative_to(SOURCE / "dataplane" / "policies").with_suffix("").as_posix() for path in POLICY_FILES]
 
 # Who else, besides the compiler, may know the configuration and a policy: each for one policy it looks after.
 KNOWS_BOTH = {
     "controlplane/compile.py": set(POLICIES),  # turns the one into the other
     "controlplane/inbound.py": set(POLICIES),  # the compiler's part for the guard
-    "controlplane/limits.py": {"adaptive", "concurrency", "rate_limit"},  # the compiler's part for limits
+    "controlplane/limits.py": {
+        "concurrency/adaptive",
+        "concurrency/limit",
+        "rate_limit",
+    },  # the compiler, for limits
     "controlplane/credentials.py": {"credentials"},  # the compiler's part for them
-    "controlplane/jwks.py": {"tokens"},  # takes issuers' keys by the rules for those in the configuration
-    "controlplane/secrets.py": {"credentials", "guard", "tokens"},  # replaces values that have changed
+    "controlplane/jwks.py": {"guard/tokens"},  # takes issuers' keys by the rules for those in the configuration
+    "controlplane/secrets.py": {"credentials", "guard/guard", "guard/tokens"},  # replaces values that have changed
     "controlplane/idempotency/sqlite.py": {"idempotency"},  # keeps what it remembers
     "controlplane/idempotency/redis.py": {"idempotency"},
-    "controlplane/idempotency/app.py": {"guard", "idempotency"},  # asks the app as the guard does
-    "controlplane/admin/server.py": {"breaker"},  # shows, opens and closes circuits
+    "controlplane/idempotency/app.py": {"guard/guard", "idempotency"},  # asks the app as the guard does
+    "controlplane/admin/server.py": {"deciders/breaker"},  # shows, opens and closes circuits
 }
 
 COMPILER = tuple(f"controlplane/{name}.py" for name in ("compile", "inbound", "limits", "credentials"))
@@ -67,6 +72,18 @@ def policy_classes(path: Path) -> set[str]:
         if isinstance(node, ast.ClassDef)
         and {"admit", "stamp", "prove"} & {one.name for one in node.body if isinstance(one, ast.FunctionDef)}
     }
+
+
+def policy_of(name: str) -> str:
+    """Which policy an import is of: `deciders/retry` of `dataplane.policies.deciders.retry.Retry`."""
+    parts = name.split(".")[2:]
+    return next("/".join(parts[:n]) for n in (1, 2) if "/".join(parts[:n]) in POLICIES)
+
+
+def tests_of(policy: str) -> Path:
+    """Where the tests of a policy are."""
+    path = TESTS / "dataplane" / "policies" / policy
+    return path.with_name(f"test_{path.name}.py")
 
 
 def within(folder: str) -> list[Path]:
@@ -121,14 +138,14 @@ def test_the_configuration_meets_the_policies_in_one_place() -> None:
     """Only the compiler knows both; a few others look after a policy or two."""
     for path in FILES:
         imported = list(imports(path))
-        policies = {name.split(".")[2] for name in imported if name.startswith("dataplane.policies.")}
+        policies = {policy_of(name) for name in imported if name.startswith("dataplane.policies.")}
         if policies and any(name.startswith("config.") for name in imported):
             assert policies <= KNOWS_BOTH.get(name_of(path), set()), name_of(path)
 
 
 def test_policies_are_made_in_one_place() -> None:
     """Outside the data plane, only the compiler calls a policy's class."""
-    classes = {name for path in (SOURCE / "dataplane" / "policies").glob("[!_]*.py") for name in policy_classes(path)}
+    classes = {name for path in POLICY_FILES for name in policy_classes(path)}
     for path in FILES:
         name = name_of(path)
         if name.startswith("dataplane/") or name in COMPILER:
@@ -162,10 +179,9 @@ def test_every_module_says_what_it_is_for(path: Path) -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_has_a_test_file(policy: str) -> None:
     """One file per policy, and one file of tests for each."""
-    assert (TESTS / "dataplane" / "policies" / f"test_{policy}.py").is_file()
+    assert tests_of(policy).is_file()
 
 
 def test_every_policy_test_file_has_its_policy() -> None:
     """No tests are left over from a policy that is gone."""
-    tested = {path.stem.removeprefix("test_") for path in (TESTS / "dataplane" / "policies").glob("test_*.py")}
-    assert tested == set(POLICIES)
+    assert set((TESTS / "dataplane" / "policies").rglob("test_*.py")) == {tests_of(policy) for policy in POLICIES}

@@ -28,8 +28,8 @@ from outrider.controlplane.orphans import Orphans
 from outrider.controlplane.runtime import Runtime
 from outrider.controlplane.telemetry.logs import Logs
 from outrider.controlplane.upkeep import Upkeep, repeat
-from outrider.dataplane.listener import Listener
-from outrider.dataplane.proxy import OTHER_DESCRIPTORS
+from outrider.dataplane.downstream.listener import Listener
+from outrider.dataplane.downstream.proxy import OTHER_DESCRIPTORS
 from outrider.errors import EXIT_FAILED, EXIT_OK, StartError
 from outrider.ports import CALLS, INBOUND, bind_all, port_key
 

@@ -9,14 +9,14 @@ import pytest
 
 from outrider.config.load import load
 from outrider.controlplane.compile import Compiled, compile_config
-from outrider.dataplane.ejection import EjectionSettings
-from outrider.dataplane.policies.breaker import BreakerSettings
-from outrider.dataplane.policies.concurrency import ConcurrencyLimit
+from outrider.dataplane.engine.routing import Route
+from outrider.dataplane.policies.concurrency.limit import ConcurrencyLimit
 from outrider.dataplane.policies.deadline import Deadline
+from outrider.dataplane.policies.deciders.breaker import BreakerSettings
 from outrider.dataplane.policies.rate_limit import RateLimit
 from outrider.dataplane.policies.throttle import Throttle
-from outrider.dataplane.routing import Route
-from outrider.dataplane.timers import NEVER
+from outrider.dataplane.runtime.timers import NEVER
+from outrider.dataplane.upstream.ejection import EjectionSettings
 from outrider.errors import ConfigError
 from outrider.model.failure import Failure, Kind, Phase
 from outrider.model.outcome import FAILURE

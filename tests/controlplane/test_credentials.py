@@ -31,11 +31,11 @@ from outrider.config.schema import MintedJwt, OAuth2
 from outrider.controlplane import credentials as module
 from outrider.controlplane.compile import compile_config
 from outrider.controlplane.credentials import Fetched, FetchError, fetch_command, fetch_oauth2, fetched, minter
+from outrider.dataplane.body import RequestBody
 from outrider.dataplane.call import Call
 from outrider.dataplane.policies import credentials as policy
 from outrider.dataplane.policies.credentials import Credential, TokenCredential
-from outrider.dataplane.policies.retry import Decision, Retry
-from outrider.dataplane.replay import RequestBody
+from outrider.dataplane.policies.deciders.retry import Decision, Retry
 from tests.fakes import Clock, make_attempt, make_call, make_cluster, make_response, make_route
 
 SECRET = "hunter2-hunter2"

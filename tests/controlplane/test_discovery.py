@@ -25,8 +25,8 @@ from outrider.controlplane.discovery import (
 )
 from outrider.controlplane.dns import Resolver, SourceError, split_port
 from outrider.controlplane.endpoints import Discovered, EndpointMaker
-from outrider.dataplane.cluster import Cluster, Endpoint
-from outrider.dataplane.stats import ClusterStats
+from outrider.dataplane.runtime.counters import ClusterStats
+from outrider.dataplane.upstream.cluster import Cluster, Endpoint
 from outrider.model.outcome import FAILURE
 from tests.fakes import make_cluster
 

@@ -9,7 +9,7 @@ import pytest
 from outrider.config.schema import HealthCheck
 from outrider.controlplane import health
 from outrider.controlplane.health import HealthChecks
-from outrider.dataplane.cluster import Endpoint
+from outrider.dataplane.upstream.cluster import Endpoint
 from tests.fakes import make_cluster
 
 

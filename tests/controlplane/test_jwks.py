@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from outrider.controlplane import jwks as module
 from outrider.controlplane.jwks import KeySet, parse
-from outrider.dataplane.policies.tokens import TokenProof
+from outrider.dataplane.policies.guard.tokens import TokenProof
 from tests.fakes import make_call
 
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)

@@ -20,7 +20,7 @@ import pybreaker
 import pytest
 
 from outrider.dataplane.attempt import Attempt
-from outrider.dataplane.policies.breaker import Breaker, BreakerSettings
+from outrider.dataplane.policies.deciders.breaker import Breaker, BreakerSettings
 from outrider.model.outcome import FAILURE, NEUTRAL, SUCCESS
 from tests.fakes import Clock, make_call
 

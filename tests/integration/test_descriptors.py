@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from outrider.app import allow_descriptors
-from outrider.dataplane.proxy import OTHER_DESCRIPTORS
+from outrider.dataplane.downstream.proxy import OTHER_DESCRIPTORS
 from tests.integration.conftest import Outrider
 from tests.integration.harness import Client, Target, eventually, exchange, get, plain
 

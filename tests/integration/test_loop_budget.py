@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, target
 from hypothesis import strategies as st
 
-from outrider.dataplane.downstream import Downstream
+from outrider.dataplane.downstream.connection import Downstream
 from tests.integration.conftest import Outrider
 from tests.integration.harness import Sidecar
 

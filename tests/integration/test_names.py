@@ -13,7 +13,7 @@ from time import monotonic
 import pytest
 import trustme
 
-from outrider.dataplane import names
+from outrider.dataplane.upstream import names
 from tests.integration.conftest import Outrider
 from tests.integration.harness import (
     Client,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from outrider.dataplane import listener
+from outrider.dataplane.downstream import listener
 from tests.integration.conftest import Outrider
 from tests.integration.harness import Answer, Client, Sidecar, Target, eventually, exchange, get, plain, request, silent
 from tests.integration.test_telemetry import metrics, sample

@@ -15,7 +15,7 @@ from outrider.config.schema import ServerTls as ServerFiles
 from outrider.config.tls import LARGEST, load_client, load_server
 from outrider.controlplane.endpoints import EndpointMaker
 from outrider.controlplane.upkeep import repeat
-from outrider.dataplane.tls import ResumingContext
+from outrider.dataplane.upstream.tls import ResumingContext
 from outrider.errors import StartError
 from outrider.files import READ_TIMEOUT, FileError, read_small_file
 

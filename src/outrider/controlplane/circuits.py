@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from outrider.dataplane.policies.breaker import Breaker
+from outrider.dataplane.policies.deciders.breaker import Breaker
 
 ACTIONS = ("open", "close", "reset")
 

@@ -23,34 +23,34 @@ from outrider.controlplane.inbound import (
     no_larger_than,
 )
 from outrider.controlplane.limits import concurrency, rate_limit
-from outrider.dataplane.balance import HASH
-from outrider.dataplane.browsers import Browsers
-from outrider.dataplane.cluster import Cluster, Endpoint
-from outrider.dataplane.context_store import ContextStore, Keep, Restore
-from outrider.dataplane.ejection import Ejection, EjectionSettings
-from outrider.dataplane.entropy import ID_FORMATS
-from outrider.dataplane.pipeline import Parts, around_the_call, into_each_attempt, owned_by
-from outrider.dataplane.policies.breaker import Breaker, BreakerSettings, TransitionHook
-from outrider.dataplane.policies.budget import RetryBudget
-from outrider.dataplane.policies.concurrency import ConcurrencyLimit
+from outrider.dataplane.downstream.browsers import Browsers
+from outrider.dataplane.downstream.proxy import Correlate, Limits
+from outrider.dataplane.engine.pipeline import Parts, around_the_call, into_each_attempt, owned_by
+from outrider.dataplane.engine.routing import Route, RouteTable, Service
+from outrider.dataplane.inbound_context import ContextStore, Keep, Restore
+from outrider.dataplane.policies.concurrency.limit import ConcurrencyLimit
 from outrider.dataplane.policies.context import Context
 from outrider.dataplane.policies.credentials import Credential, FetchedCredentials, TokenCredential
 from outrider.dataplane.policies.criticality import CRITICAL
 from outrider.dataplane.policies.deadline import Deadline
+from outrider.dataplane.policies.deciders.breaker import Breaker, BreakerSettings, TransitionHook
+from outrider.dataplane.policies.deciders.budget import RetryBudget
+from outrider.dataplane.policies.deciders.hedge import Hedge, Percentile
+from outrider.dataplane.policies.deciders.retry import Retry
 from outrider.dataplane.policies.fallback import Fallback, Prepared
 from outrider.dataplane.policies.forwarded import WRITTEN, Forwarded
 from outrider.dataplane.policies.headers import Headers
-from outrider.dataplane.policies.hedge import Hedge, Percentile
 from outrider.dataplane.policies.idempotency_key import MintKey
 from outrider.dataplane.policies.incoming import READ, AppHealth, IncomingDeadline
 from outrider.dataplane.policies.last_good import LastGood
-from outrider.dataplane.policies.retry import Retry
 from outrider.dataplane.policies.template import Template
 from outrider.dataplane.policies.throttle import Throttle
-from outrider.dataplane.proxy import Correlate, Limits
-from outrider.dataplane.routing import Route, RouteTable, Service
-from outrider.dataplane.stats import ClusterStats, RouteStats
-from outrider.dataplane.timers import NEVER
+from outrider.dataplane.runtime.counters import ClusterStats, RouteStats
+from outrider.dataplane.runtime.ids import ID_FORMATS
+from outrider.dataplane.runtime.timers import NEVER
+from outrider.dataplane.upstream.balance import HASH
+from outrider.dataplane.upstream.cluster import Cluster, Endpoint
+from outrider.dataplane.upstream.ejection import Ejection, EjectionSettings
 from outrider.model.failure import Phase
 from outrider.model.messages import NO_NAMES
 from outrider.model.patterns import PathPattern

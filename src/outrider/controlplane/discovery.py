@@ -19,7 +19,7 @@ from outrider.controlplane.dns import Resolver, SourceError
 from outrider.controlplane.endpoint_list import EndpointList
 from outrider.controlplane.endpoints import Address, Discovered
 from outrider.controlplane.upkeep import repeat
-from outrider.dataplane.cluster import Endpoint
+from outrider.dataplane.upstream.cluster import Endpoint
 from outrider.model.addresses import port_of
 
 log = logging.getLogger("outrider")

@@ -7,10 +7,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from outrider.config.schema import ClientTls, Target
-from outrider.dataplane.cluster import Cluster, Endpoint
-from outrider.dataplane.stats import ClusterStats
-from outrider.dataplane.tls import ClientTls as TlsContext
-from outrider.dataplane.tls import ResumingContext
+from outrider.dataplane.runtime.counters import ClusterStats
+from outrider.dataplane.upstream.cluster import Cluster, Endpoint
+from outrider.dataplane.upstream.tls import ClientTls as TlsContext
+from outrider.dataplane.upstream.tls import ResumingContext
 from outrider.model.addresses import port_of
 
 

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from outrider.config.checks import Status
 from outrider.config.scalars import Duration, Share, Size
 from outrider.controlplane.upkeep import repeat
-from outrider.dataplane.cluster import Cluster, Endpoint
+from outrider.dataplane.upstream.cluster import Cluster, Endpoint
 
 log = logging.getLogger("outrider")
 

@@ -11,9 +11,9 @@ from outrider.config.schema import Accept, Config, Inbound
 from outrider.config.schema import Idempotency as IdempotencySettings
 from outrider.controlplane.idempotency.app import AppLookup
 from outrider.controlplane.idempotency.sqlite import SqliteStore
-from outrider.dataplane.policies.guard import CallerName, CertificateProof, Guard, KeyProof, Proof, Rule
+from outrider.dataplane.policies.guard.guard import CallerName, CertificateProof, Guard, KeyProof, Proof, Rule
+from outrider.dataplane.policies.guard.tokens import TokenProof
 from outrider.dataplane.policies.idempotency import Idempotency
-from outrider.dataplane.policies.tokens import TokenProof
 from outrider.model.patterns import comparable
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from outrider.config.checks import SHORTEST_SECRET
 from outrider.config.keys import KeyTextError, fit
 from outrider.controlplane.fetch import FetchError, fetch, parse_json
 from outrider.controlplane.upkeep import repeat_steps
-from outrider.dataplane.policies.tokens import Keys, TokenProof
+from outrider.dataplane.policies.guard.tokens import Keys, TokenProof
 from outrider.files import FileError, read_apart
 from outrider.model.addresses import hide_in_urls
 

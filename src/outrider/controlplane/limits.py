@@ -7,8 +7,8 @@ import math
 
 from outrider.config.schema import InboundRate, Queue
 from outrider.config.schema import RateLimit as RateConfig
-from outrider.dataplane.policies.adaptive import AdaptiveLimit
-from outrider.dataplane.policies.concurrency import ConcurrencyLimit
+from outrider.dataplane.policies.concurrency.adaptive import AdaptiveLimit
+from outrider.dataplane.policies.concurrency.limit import ConcurrencyLimit
 from outrider.dataplane.policies.rate_limit import BY_CALLER, RateLimit
 
 _UNITS = {1.0: "s", 60.0: "m", 3600.0: "h"}

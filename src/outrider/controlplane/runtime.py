@@ -23,10 +23,10 @@ from outrider.controlplane.secrets import Secrets
 from outrider.controlplane.telemetry.logs import AccessLog, Logs
 from outrider.controlplane.telemetry.stalls import Stalls
 from outrider.controlplane.upkeep import repeat
-from outrider.dataplane.proxy import Proxy
+from outrider.dataplane.downstream.proxy import Proxy
 
 if TYPE_CHECKING:
-    from outrider.dataplane.routing import Route
+    from outrider.dataplane.engine.routing import Route
 
 log = logging.getLogger("outrider")
 

@@ -18,8 +18,8 @@ from outrider.controlplane.credentials import Fetched, fetched, minter
 from outrider.controlplane.inbound import Guarded
 from outrider.controlplane.upkeep import repeat
 from outrider.dataplane.policies.credentials import Credential, TokenCredential
-from outrider.dataplane.policies.guard import KeyProof
-from outrider.dataplane.policies.tokens import TokenProof
+from outrider.dataplane.policies.guard.guard import KeyProof
+from outrider.dataplane.policies.guard.tokens import TokenProof
 from outrider.files import READ_TIMEOUT
 from outrider.model.messages import is_field_value
 

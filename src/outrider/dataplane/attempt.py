@@ -11,19 +11,19 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
-from outrider.dataplane.dial import dial
-from outrider.dataplane.policies.retry import parse_retry_after, unsent
-from outrider.dataplane.suspend import suspended
-from outrider.dataplane.timers import NEVER
-from outrider.dataplane.wire import request_head
+from outrider.dataplane.http1.heads import request_head
+from outrider.dataplane.policies.deciders.retry import parse_retry_after, unsent
+from outrider.dataplane.runtime.parked import suspended
+from outrider.dataplane.runtime.timers import NEVER
+from outrider.dataplane.upstream.dial import dial
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Response
 from outrider.model.outcome import FAILURE, Outcome
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
-    from outrider.dataplane.cluster import Endpoint
-    from outrider.dataplane.upstream import Upstream
+    from outrider.dataplane.upstream.cluster import Endpoint
+    from outrider.dataplane.upstream.connection import Upstream
 
 
 class Attempt:

@@ -13,17 +13,17 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from outrider.dataplane.attempt import Attempt
-from outrider.dataplane.context_store import Context
-from outrider.dataplane.degrade import record, recorded, sink, stand_in
-from outrider.dataplane.pipeline import FOR_EVERY_CALL
+from outrider.dataplane.engine.fallback import record, recorded, sink, stand_in
+from outrider.dataplane.engine.hedging import race
+from outrider.dataplane.engine.pipeline import FOR_EVERY_CALL
+from outrider.dataplane.http1.request_checks import climbs
+from outrider.dataplane.inbound_context import Context
+from outrider.dataplane.policies.deciders.retry import MAYBE_LATER, TRIED_ENOUGH
 from outrider.dataplane.policies.fallback import Fallback, cause
 from outrider.dataplane.policies.last_good import Recorder
-from outrider.dataplane.policies.retry import MAYBE_LATER, TRIED_ENOUGH
-from outrider.dataplane.race import race
-from outrider.dataplane.request_head import climbs
-from outrider.dataplane.stats import BUCKETS, bucket_of
-from outrider.dataplane.suspend import suspended
-from outrider.dataplane.timers import NEVER
+from outrider.dataplane.runtime.counters import BUCKETS, bucket_of
+from outrider.dataplane.runtime.parked import suspended
+from outrider.dataplane.runtime.timers import NEVER
 from outrider.dataplane.tunnel import Tunnel
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Request, Response
@@ -31,11 +31,11 @@ from outrider.model.outcome import FAILURE, NEUTRAL, SUCCESS, Outcome, classify
 from outrider.model.reply import Reply, rescue
 
 if TYPE_CHECKING:
-    from outrider.dataplane.cluster import Endpoint
-    from outrider.dataplane.downstream import Downstream
-    from outrider.dataplane.policies import Policy
-    from outrider.dataplane.replay import RequestBody
-    from outrider.dataplane.routing import Route
+    from outrider.dataplane.body import RequestBody
+    from outrider.dataplane.downstream.connection import Downstream
+    from outrider.dataplane.engine.routing import Route
+    from outrider.dataplane.policy import Policy
+    from outrider.dataplane.upstream.cluster import Endpoint
 
 log = logging.getLogger("outrider")
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Protocol
 
-from outrider.dataplane.timers import NEVER, Timers
+from outrider.dataplane.runtime.timers import NEVER, Timers
 
 
 class End(Protocol):

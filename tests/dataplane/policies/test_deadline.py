@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from outrider.dataplane.call import Call
 from outrider.dataplane.policies.deadline import Deadline
-from outrider.dataplane.timers import NEVER
+from outrider.dataplane.runtime.timers import NEVER
 from outrider.model.failure import Kind, Origin
 from outrider.model.outcome import NEUTRAL
 from outrider.model.units import format_duration

@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 
 from outrider.dataplane.call import Call
+from outrider.dataplane.http1.heads import REQUEST_OWNED, request_head
 from outrider.dataplane.policies.forwarded import Forwarded
-from outrider.dataplane.wire import REQUEST_OWNED, request_head
 from tests.fakes import make_attempt, make_call
 
 

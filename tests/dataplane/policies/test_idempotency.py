@@ -9,7 +9,7 @@ import pytest
 
 from outrider.dataplane.call import Call, release
 from outrider.dataplane.policies.idempotency import Entry, Idempotency, Lookup, StoreError
-from outrider.dataplane.timers import NEVER
+from outrider.dataplane.runtime.timers import NEVER
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Response
 from outrider.model.outcome import FAILURE, NEUTRAL, SUCCESS

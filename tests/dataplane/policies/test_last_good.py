@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from outrider.dataplane.body import RequestBody
 from outrider.dataplane.call import Call
 from outrider.dataplane.policies import last_good as module
 from outrider.dataplane.policies.last_good import LastGood, Recorder
-from outrider.dataplane.replay import RequestBody
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Response
 from outrider.model.reply import Reply

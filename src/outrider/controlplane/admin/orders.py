@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from outrider.controlplane.circuits import ACTIONS, order
 from outrider.controlplane.faults import FaultError, FaultLab, FaultOrder
-from outrider.dataplane.policies.breaker import Breaker
+from outrider.dataplane.policies.deciders.breaker import Breaker
 
 if TYPE_CHECKING:
     from outrider.controlplane.runtime import Runtime

@@ -23,8 +23,8 @@ from outrider.config.schema import Config
 from outrider.config.source import Document, KeyPath, dotted
 from outrider.controlplane.admin.orders import add_orders, shown
 from outrider.controlplane.runtime import Runtime
-from outrider.dataplane.cluster import Cluster
-from outrider.dataplane.policies.breaker import Breaker
+from outrider.dataplane.policies.deciders.breaker import Breaker
+from outrider.dataplane.upstream.cluster import Cluster
 from outrider.model.addresses import hide_in_urls
 
 _OUR_HOSTS = frozenset(("127.0.0.1", "localhost", "[::1]", "::1"))

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlsplit
 
 from outrider.blocking import run_apart
-from outrider.dataplane.policies.guard import CALLER_HEADER, OPERATION_HEADER, caller_value
+from outrider.dataplane.http1.path_interpretations import readings
+from outrider.dataplane.policies.guard.guard import CALLER_HEADER, OPERATION_HEADER, caller_value
 from outrider.dataplane.policies.idempotency import UnknownError, identity_of
 from outrider.dataplane.policies.idempotency_key import KEY
-from outrider.dataplane.readings import readings
 from outrider.model.folding import folded
 from outrider.model.messages import HOP_BY_HOP
 from outrider.model.patterns import HeaderNames

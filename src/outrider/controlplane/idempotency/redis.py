@@ -27,7 +27,7 @@ from redis.exceptions import RedisError
 from outrider.controlplane.idempotency.fields import as_text, from_text
 from outrider.controlplane.upkeep import repeat
 from outrider.dataplane.policies.idempotency import Entry, StoreError
-from outrider.dataplane.timers import TO_THE_END
+from outrider.dataplane.runtime.timers import TO_THE_END
 from outrider.model.addresses import hide_in_urls
 
 log = logging.getLogger("outrider")

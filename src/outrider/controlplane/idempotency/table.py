@@ -16,7 +16,7 @@ from outrider.controlplane.idempotency.liveness import Liveness
 from outrider.controlplane.idempotency.steady_clock import TABLE as CLOCK_TABLE
 from outrider.controlplane.idempotency.steady_clock import SteadyClock
 from outrider.dataplane.policies.idempotency import ANSWER_NOT_KEPT, Entry
-from outrider.dataplane.timers import TO_THE_END
+from outrider.dataplane.runtime.timers import TO_THE_END
 
 # Entries that are removed at a time, so that calls need not wait long.
 AT_A_TIME: Final = 500

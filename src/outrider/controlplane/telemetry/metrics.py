@@ -13,9 +13,9 @@ from prometheus_client.registry import Collector
 
 from outrider import __version__
 from outrider.controlplane.runtime import Runtime
-from outrider.dataplane.cluster import STANDINGS
-from outrider.dataplane.policies.breaker import CLOSED, HALF_OPEN, OPEN
-from outrider.dataplane.stats import BUCKETS, HANDSHAKE_FAILURES, LIMITS, Histogram
+from outrider.dataplane.policies.deciders.breaker import CLOSED, HALF_OPEN, OPEN
+from outrider.dataplane.runtime.counters import BUCKETS, HANDSHAKE_FAILURES, LIMITS, Histogram
+from outrider.dataplane.upstream.cluster import STANDINGS
 
 _MAX_SERIES = 5000
 

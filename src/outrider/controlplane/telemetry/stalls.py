@@ -18,7 +18,7 @@ from time import monotonic, thread_time
 from types import FrameType
 from typing import Final
 
-from outrider.dataplane.stats import Histogram
+from outrider.dataplane.runtime.counters import Histogram
 
 log = logging.getLogger("outrider")
 

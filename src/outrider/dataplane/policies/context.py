@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from outrider.dataplane.entropy import ENTROPY
+from outrider.dataplane.runtime.ids import ENTROPY
 from outrider.model.outcome import Outcome
 
 if TYPE_CHECKING:

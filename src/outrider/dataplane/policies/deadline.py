@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from outrider.dataplane.timers import NEVER
+from outrider.dataplane.runtime.timers import NEVER
 from outrider.model.failure import Failure, Kind
 from outrider.model.outcome import Outcome
 from outrider.model.units import parse_duration

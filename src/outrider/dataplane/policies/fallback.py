@@ -13,7 +13,7 @@ from outrider.model.reply import Reply
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
-    from outrider.dataplane.routing import Service
+    from outrider.dataplane.engine.routing import Service
 
 
 class Prepared:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from outrider.dataplane.wire import called_host
+from outrider.dataplane.http1.heads import called_host
 from outrider.model.messages import NO_NAMES
 from outrider.model.outcome import Outcome
 from outrider.model.patterns import HeaderNames

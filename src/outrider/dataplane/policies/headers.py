@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from outrider.dataplane.policies.retry import ATTEMPT_HEADER, again
+from outrider.dataplane.policies.deciders.retry import ATTEMPT_HEADER, again
 from outrider.dataplane.policies.template import Template
 
 if TYPE_CHECKING:

@@ -22,11 +22,11 @@ from hashlib import blake2b
 from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
+from outrider.dataplane.body import Discard
+from outrider.dataplane.http1.path_interpretations import readings
 from outrider.dataplane.policies.idempotency_key import KEY
 from outrider.dataplane.policies.last_good import Recorder
-from outrider.dataplane.readings import readings
-from outrider.dataplane.replay import Discard
-from outrider.dataplane.timers import TO_THE_END
+from outrider.dataplane.runtime.timers import TO_THE_END
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Response
 from outrider.model.outcome import Outcome
@@ -34,8 +34,8 @@ from outrider.model.patterns import HeaderNames, PathPattern, dashed
 from outrider.model.reply import Reply
 
 if TYPE_CHECKING:
+    from outrider.dataplane.body import RequestBody
     from outrider.dataplane.call import Call
-    from outrider.dataplane.replay import RequestBody
 
 T = TypeVar("T")
 _KEYED: Final = frozenset((b"POST", b"PATCH"))

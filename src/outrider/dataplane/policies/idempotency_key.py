@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from outrider.dataplane.entropy import ENTROPY
+from outrider.dataplane.runtime.ids import ENTROPY
 from outrider.model.outcome import Outcome
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from outrider.dataplane.cluster import Cluster
-from outrider.dataplane.timers import NEVER
+from outrider.dataplane.runtime.timers import NEVER
+from outrider.dataplane.upstream.cluster import Cluster
 from outrider.model.failure import Failure, Kind
 from outrider.model.outcome import Outcome
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from outrider.dataplane.entropy import ENTROPY
+from outrider.dataplane.runtime.ids import ENTROPY
 from outrider.model.variables import VARIABLE
 
 if TYPE_CHECKING:

@@ -1,0 +1,1 @@
+"""Connections that come in: listeners, reading requests, writing answers, shares of what is limited."""

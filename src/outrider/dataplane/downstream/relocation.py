@@ -1,0 +1,157 @@
+"""Addresses of the target in its answers, as the app must see them: an app that follows one comes back to the same
+service by the way it has used (prefix, port, header, host or forward proxy), not around us or to nowhere.
+
+Rewritten are `Location`, `Content-Location`, `Refresh` and `Link` where they lead to the target itself, and `Path` and
+`Domain` of `Set-Cookie`. What leads elsewhere, or is relative to the request, stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from outrider.dataplane.engine.routing import bare_host
+from outrider.dataplane.http1.heads import ADDRESSED, called_host
+
+if TYPE_CHECKING:
+    from outrider.dataplane.call import Call
+    from outrider.dataplane.upstream.cluster import Endpoint
+
+# An http URL up to the end of its authority. With userinfo, or a backslash that some readers take for a slash, it is
+# none of the target's.
+_ORIGIN: Final = re.compile(
+    rb"(https?)://([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?(?=[/?#]|\Z)", re.IGNORECASE
+)
+_PORTS: Final = {b"http": 80, b"https": 443}
+_ENDS: Final = (b"", b"/", b"?", b"#")  # what may follow a complete path
+_REFRESH: Final = re.compile(rb"(\s*[0-9.]+\s*[;,]\s*(?:url\s*=\s*)?['\"]?)([^'\"]*)(.*)", re.IGNORECASE | re.DOTALL)
+# No URL has a `<`, and each that opens nothing must not be sought an end for up to the end of the value.
+_LINK: Final = re.compile(rb"<([^<>]*+)>")
+
+_Origin = tuple[bytes, bytes, int]
+
+
+def readdress(lines: list[bytes], call: Call, endpoint: Endpoint | None, start: int) -> None:
+    """Rewrite these field lines (name, colon, value, line end; name, ...) from `start` on, in place. `endpoint` is the
+    one that has answered."""
+    for at in range(start, len(lines) - 2, 4):
+        lower = lines[at].lower()
+        if lower in ADDRESSED:
+            lines[at + 2] = readdressed(lower, lines[at + 2], call, endpoint)
+
+
+def readdressed(lower: bytes, value: bytes, call: Call, endpoint: Endpoint | None) -> bytes:
+    """The value of one field of ADDRESSED, as the app must see it."""
+    if lower == b"set-cookie":
+        return _scoped(value, call, endpoint)
+    if lower == b"link":
+        return _LINK.sub(lambda link: b"<%b>" % relocate(link[1], call, endpoint), value)
+    if lower == b"refresh":
+        refresh = _REFRESH.fullmatch(value)
+        if refresh is None:
+            return value
+        return refresh[1] + relocate(refresh[2], call, endpoint) + refresh[3]
+    return relocate(value, call, endpoint)
+
+
+def relocate(location: bytes, call: Call, endpoint: Endpoint | None) -> bytes:
+    """A URL of the target's as a reference that the app resolves against its own request; others as they are."""
+    path = location
+    if location[:1] != b"/":
+        found = _ORIGIN.match(location)
+        own = _own_endpoint(found, call, endpoint) if found is not None else None
+        if found is None or own is None:
+            return location
+        path = location[found.end() :]
+        endpoint = own
+    elif location[1:2] in (b"/", b"\\"):
+        return location  # names a host
+    moved = _moved(path, call.prefix, endpoint)
+    # Without a prefix, a path that begins with two slashes would name a host.
+    return location if moved[1:2] in (b"/", b"\\") else moved
+
+
+def _moved(path: bytes, prefix: bytes, endpoint: Endpoint | None) -> bytes:
+    """A path of the target's, without the base path of its URL and under the prefix that the app uses."""
+    base = endpoint.base_path if endpoint is not None else b""
+    if base and path.startswith(base) and path[len(base) :][:1] in _ENDS:
+        path = path[len(base) :]
+    return prefix + path if path[:1] == b"/" else b"%b/%b" % (prefix, path)
+
+
+def _own_endpoint(found: re.Match[bytes], call: Call, endpoint: Endpoint | None) -> Endpoint | None:
+    """The endpoint of the called service that this URL leads to; None if it leads elsewhere."""
+    origin = _origin(found)
+    if endpoint is not None and _leads_to(origin, endpoint):
+        return endpoint
+    for other in call.route.cluster.endpoints:
+        if _leads_to(origin, other):
+            return other
+    return None
+
+
+def _leads_to(origin: _Origin, endpoint: Endpoint) -> bool:
+    own = _origin_of(endpoint.origin)
+    if own is None or origin[0] != own[0]:
+        return False
+    return origin == own or origin[1:] == (endpoint.host.lower().encode(), endpoint.port)
+
+
+@lru_cache(maxsize=1024)
+def _origin_of(url: bytes) -> _Origin | None:
+    """The origin of an endpoint's own URL, parsed once and not for each address in an answer; None if it has none."""
+    found = _ORIGIN.match(url)
+    return _origin(found) if found is not None else None
+
+
+def _origin(found: re.Match[bytes]) -> _Origin:
+    """Scheme, host and port, comparable."""
+    scheme = found[1].lower()
+    host = found[2].lower().removesuffix(b".")
+    return scheme, host.strip(b"[]"), int(found[3] or _PORTS[scheme])
+
+
+def _scoped(cookie: bytes, call: Call, endpoint: Endpoint | None) -> bytes:
+    """A `Set-Cookie` whose `Path` is where the app finds the service, and without a `Domain` that only the target's own
+    host name fits: clients keep cookies by host, and behind one address they would give them to every service
+    (RFC 6265 §5). A `__Host-` cookie must have the path `/`, so it stays as it is."""
+    if cookie[:7].lower() == b"__host-":
+        return cookie
+    kept: list[bytes] = []
+    with_path = False
+    for number, part in enumerate(cookie.split(b";")):
+        name, _, value = part.partition(b"=")
+        attribute = name.strip().lower() if number else b""
+        if attribute == b"path":
+            path = value.strip()
+            if path[:1] == b"/":
+                with_path = True
+                part = b"%b=%b" % (name, _cookie_path(path, call.prefix, endpoint))
+        elif attribute == b"domain" and _fits_only_the_target(value.strip(), call, endpoint):
+            continue
+        kept.append(part)
+    if call.prefix and not with_path and call.path.partition(b"?")[0] == b"/":
+        # The default is the directory of the request's path, which for `/service` would be the root.
+        kept.append(b" Path=" + call.prefix)
+    return b";".join(kept)
+
+
+def _cookie_path(path: bytes, prefix: bytes, endpoint: Endpoint | None) -> bytes:
+    """`/service` fits `/service` and all below it, `/service/` only the latter."""
+    moved = _moved(path, prefix, endpoint)
+    return prefix if prefix and moved == prefix + b"/" else moved
+
+
+def _fits_only_the_target(domain: bytes, call: Call, endpoint: Endpoint | None) -> bool:
+    """Whether a cookie of this domain could be the target's, but would not be taken from the host the app calls."""
+    domain = domain.lower().removeprefix(b".")
+    if endpoint is None or not domain:
+        return False
+    called = bare_host(called_host(call).strip())
+    return _matches(bare_host(endpoint.authority), domain) and not _matches(called, domain)
+
+
+def _matches(host: bytes, domain: bytes) -> bool:
+    """Whether a host is within a domain (RFC 6265 §5.1.3)."""
+    return host == domain or host.endswith(b"." + domain)

@@ -1,0 +1,1 @@
+"""The limit on calls in flight, fixed or adaptive."""

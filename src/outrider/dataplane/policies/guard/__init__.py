@@ -1,0 +1,1 @@
+"""The guard: which caller may come in, and how it is proven."""
