@@ -80,7 +80,7 @@ def policy_of(name: str) -> str:
     return next("/".join(parts[:n]) for n in (1, 2) if "/".join(parts[:n]) in POLICIES)
 
 
-def tests_of(policy: str) -> Path:
+def file_of_tests(policy: str) -> Path:
     """Where the tests of a policy are."""
     path = TESTS / "dataplane" / "policies" / policy
     return path.with_name(f"test_{path.name}.py")
@@ -179,9 +179,9 @@ def test_every_module_says_what_it_is_for(path: Path) -> None:
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_policy_has_a_test_file(policy: str) -> None:
     """One file per policy, and one file of tests for each."""
-    assert tests_of(policy).is_file()
+    assert file_of_tests(policy).is_file()
 
 
 def test_every_policy_test_file_has_its_policy() -> None:
     """No tests are left over from a policy that is gone."""
-    assert set((TESTS / "dataplane" / "policies").rglob("test_*.py")) == {tests_of(policy) for policy in POLICIES}
+    assert set((TESTS / "dataplane" / "policies").rglob("test_*.py")) == {file_of_tests(policy) for policy in POLICIES}
