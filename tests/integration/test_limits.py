@@ -444,3 +444,41 @@ async def test_chunk_extensions_and_trailers_without_end_are_refused(outrider: O
         answer = await client.answer()
     assert (answer.status, answer.get("connection")) == (400, "close")
     assert not any(seen.complete for seen in target.seen)
+
+
+@pytest.mark.parametrize(("names", "status"), [(100, 200), (101, 431)])
+async def test_connection_names_no_more_fields_than_a_request_may_have(
+    outrider: Outrider, names: int, status: int
+) -> None:
+    """Every name costs time: a request with more of them than it may have fields is refused as one with those."""
+    async with Target(plain()) as target, outrider(config(target)) as proxy:
+        answer = await exchange(proxy.port, get("/user/x", f"Connection: close{', x' * (names - 1)}"))
+        reached = proxy.app.runtime.proxy.stats.reached["headers"]
+    assert (answer.status, reached) == (status, int(status == 431))
+
+
+@pytest.mark.parametrize(("names", "status"), [(100, 200), (101, 502)])
+async def test_connection_names_no_more_fields_than_an_answer_may_have(
+    outrider: Outrider, names: int, status: int
+) -> None:
+    """The same for answers; spread over two fields makes no difference."""
+    lines = [f"Connection: x{', x' * (names // 2 - 1)}", f"Connection: y{', y' * (names - names // 2 - 1)}"]
+    async with Target(plain(200, b"", *lines)) as target, outrider(config(target, "retry: false")) as proxy:
+        answer = await exchange(proxy.port, get("/user/x"))
+    assert answer.status == status
+
+
+@pytest.mark.parametrize(("protocols", "status"), [(32, 101), (33, 200)])
+async def test_a_list_of_too_many_protocols_is_not_taken_up(outrider: Outrider, protocols: int, status: int) -> None:
+    """A request that asks for more protocols than anybody speaks is carried as one that asks for none."""
+
+    async def switch(one: Exchange) -> None:
+        if one.request.get("upgrade"):
+            await one.send(b"HTTP/1.1 101 S\r\nConnection: upgrade\r\nUpgrade: a\r\n\r\n")
+        else:
+            await one.send(response())
+
+    async with Target(switch) as target, outrider(config(target)) as proxy, Client(proxy.port) as client:
+        await client.send(get("/user/x", "Connection: upgrade", f"Upgrade: a{', a' * (protocols - 1)}"))
+        line = await client.reader.readline()
+    assert line.startswith(b"HTTP/1.1 %d " % status)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from time import thread_time
 
 import pytest
 
 from outrider.dataplane.call import Call
-from outrider.dataplane.downstream.relocation import readdress, readdressed, relocate
+from outrider.dataplane.downstream.relocation import MOST_ATTRIBUTES, MOST_LINKS, readdress, relocate
 from outrider.dataplane.runtime.counters import ClusterStats
 from outrider.dataplane.upstream.cluster import Cluster, Endpoint
 from tests.fakes import make_call, make_route
@@ -41,6 +42,13 @@ def called(prefix: bytes = b"", *endpoints: Endpoint, host: bytes = b"127.0.0.1:
     call = make_call(headers={b"Host": host}, route=make_route(cluster))
     call.prefix, call.path = prefix, path
     return call
+
+
+def readdressed(name: bytes, said: bytes, call: Call, endpoint: Endpoint) -> bytes:
+    """The value of a field that is the only one of an answer."""
+    lines = [name, b": ", said, b"\r\n"]
+    readdress(lines, call, endpoint, start=0)
+    return lines[2]
 
 
 def moved(location: bytes, prefix: bytes = b"", *endpoints: Endpoint) -> bytes:
@@ -183,6 +191,61 @@ def test_a_cookie_without_path_of_the_service_itself() -> None:
 def test_a_cookie_in_other_modes(said: bytes, base: str, host: bytes, heard: bytes) -> None:
     """Without a prefix the path is the target's, less its base path; a domain stays where the app calls it by that."""
     assert cookie(said, b"", base=base, host=host) == heard
+
+
+# ---------------------------------------------------------------- what a target would like us to work on
+
+
+class Looked(tuple[Endpoint, ...]):
+    """Endpoints that count how often they are gone through."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        self.times += 1
+        return super().__iter__()
+
+
+def test_an_address_is_found_without_a_look_at_every_endpoint() -> None:
+    """However many addresses there are in answers, the endpoints are gone through once, and again when they change."""
+    endpoints = [make_endpoint(authority=f"user{number}:3001", host=f"10.0.0.{number}") for number in range(20)]
+    call = called(b"/user", *endpoints)
+    cluster = call.route.cluster
+    cluster.endpoints = looked = Looked(cluster.endpoints)
+    for host in (b"user19", b"10.0.0.19", b"elsewhere.example"):
+        readdressed(b"link", b"<http://%b:3001/x>," % host * 100, call, endpoints[0])
+    assert looked.times <= 1
+    cluster.replace(endpoints[:2])
+    assert relocate(b"http://user1:3001/x", call, endpoints[0]) == b"/user/x"
+    assert relocate(b"http://user19:3001/x", call, endpoints[0]) == b"http://user19:3001/x"
+
+
+def test_of_endpoints_with_one_origin_the_one_that_has_answered_counts() -> None:
+    """Two endpoints may differ in nothing but their base path; one that has gone meanwhile is still the service."""
+    one, other, gone = make_endpoint("/a"), make_endpoint("/b"), make_endpoint("/c", authority="old:1")
+    call = called(b"/user", one, other)
+    assert relocate(b"http://user.internal:3001/b/x", call, other) == b"/user/x"
+    assert relocate(b"http://user.internal:3001/a/x", call, None) == b"/user/x"
+    assert relocate(b"http://old:1/c/x", call, gone) == b"/user/x"
+
+
+def test_so_many_links_of_an_answer_are_rewritten() -> None:
+    """The bound is for the answer, however its links are spread over fields; the others stay as they are."""
+    call = called(b"/user")
+    lines: list[bytes] = []
+    for _ in range(3):
+        lines += (b"Link", b": ", b"</x>," * (MOST_LINKS // 2), b"\r\n")
+    readdress(lines, call, call.route.cluster.endpoints[0], start=0)
+    assert [value.count(b"</user/x>") for value in lines[2::4]] == [MOST_LINKS // 2, MOST_LINKS // 2, 0]
+    assert lines[-2] == b"</x>," * (MOST_LINKS // 2)
+
+
+def test_a_cookie_ends_where_it_is_not_looked_at_any_more() -> None:
+    """Attributes behind those that are looked at do not pass as they are: they could give the cookie to every
+    service."""
+    filler = b";a" * (MOST_ATTRIBUTES - 1)
+    assert cookie(b"sid=1%b;Path=/" % filler) == b"sid=1%b;Path=/user" % filler
+    assert cookie(b"sid=1%b;a;Path=/" % filler) == b"sid=1%b;a" % filler
 
 
 @pytest.mark.parametrize("name", [b"link", b"refresh", b"location", b"set-cookie"])

@@ -13,8 +13,11 @@ from outrider.dataplane.call import Call
 from outrider.dataplane.http1.heads import (
     CLOSE,
     KEEP,
+    MOST_HOPS,
     REQUEST_OWNED,
+    has_at_most,
     interim_head,
+    names_in_via,
     nominated_fields,
     reply_bytes,
     request_head,
@@ -201,6 +204,33 @@ def test_nothing_of_ours_ever_comes_from_the_app(fields: list[tuple[bytes, bytes
 def test_nominated_fields(value: bytes, expected: set[bytes]) -> None:
     """The names a `Connection` value asks to be removed, lower case; `close` and `keep-alive` name none."""
     assert nominated_fields(value) - {b""} == expected
+
+
+@pytest.mark.parametrize(
+    ("via", "found"),
+    [
+        (b"1.1 outrider", True),
+        (b"1.0 a, 1.1 outrider (2), 1.1 b", True),
+        (b"1.1\toutrider", True),
+        (b"outrider", False),
+        (b"1.1 a outrider", False),
+        (b"1.1 outrider2, 1.1 notoutrider", False),
+        (b"outrider 1.1,", False),
+        (b"1.1 outrider" + b"," * (MOST_HOPS - 1), True),
+        (b"1.1 outrider" + b"," * MOST_HOPS, False),
+        (b"," * 60_000 + b"1.1 outrider", True),
+    ],
+)
+def test_a_proxy_finds_itself_among_the_latest_hops(via: bytes, found: bool) -> None:
+    """The second word of a hop is a proxy's name; of a list as long as a head, only its end is looked at."""
+    assert names_in_via(via, b"outrider") is found
+
+
+def test_the_elements_of_a_list_are_counted() -> None:
+    """Empty elements count, too: they are what a list of nothing but commas has."""
+    assert has_at_most(2, b"a, b")
+    assert not has_at_most(2, b"a, b,")
+    assert not has_at_most(100, b"," * 100)
 
 
 def test_without_removes_whole_fields() -> None:

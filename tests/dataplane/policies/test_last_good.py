@@ -192,6 +192,7 @@ def test_only_200_is_kept(status: int) -> None:
         {"cache_control": 'private="x-user"'},
         {"Set_Cookie": "id=1"},
         {"vary": "*"},
+        {"vary": "a," * 200},
         {"Vary": "accept, *"},
         {"Vary": "x-trace"},
         {"Vary": "accept, User-Agent"},

@@ -20,9 +20,8 @@ import httptools
 
 from outrider.dataplane.body import RequestBody
 from outrider.dataplane.call import Call, answer_here, carry
-from outrider.dataplane.downstream.relocation import readdress, readdressed
+from outrider.dataplane.downstream.relocation import readdress
 from outrider.dataplane.http1.heads import (
-    ADDRESSED,
     BLANK,
     CLOSE,
     KEEP,
@@ -1247,11 +1246,11 @@ def _readdressed_reply(call: Call, reply: Reply) -> Reply:
     """An earlier answer of the target, with the addresses in it as the app must see them."""
     endpoints = call.route.cluster.endpoints
     endpoint = endpoints[0] if endpoints else None
-    headers = [
-        (name, readdressed(name.lower(), value, call, endpoint) if name.lower() in ADDRESSED else value)
-        for name, value in reply.headers
-    ]
-    return Reply(reply.status, headers, reply.body, reply.failure)
+    lines: list[bytes] = []
+    for name, value in reply.headers:
+        lines += (name, b": ", value, b"\r\n")
+    readdress(lines, call, endpoint, start=0)
+    return Reply(reply.status, list(zip(lines[::4], lines[2::4], strict=True)), reply.body, reply.failure)
 
 
 def _milliseconds(seconds: float) -> bytes:

@@ -3,11 +3,15 @@ service by the way it has used (prefix, port, header, host or forward proxy), no
 
 Rewritten are `Location`, `Content-Location`, `Refresh` and `Link` where they lead to the target itself, and `Path` and
 `Domain` of `Set-Cookie`. What leads elsewhere, or is relative to the request, stays as it is.
+
+The target chooses how many addresses there are, so there are bounds on how many of them are looked at: a head of 64 KiB
+has room for thousands, and each costs more than its bytes.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -16,8 +20,12 @@ from outrider.dataplane.http1.heads import ADDRESSED, called_host
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
-    from outrider.dataplane.upstream.cluster import Endpoint
+    from outrider.dataplane.upstream.cluster import Cluster, Endpoint, Origin
 
+# Links of one answer that are rewritten, and attributes of one cookie that clients get to see. No head has that many
+# links in earnest, and a cookie has seven attributes (RFC 6265 §5.2).
+MOST_LINKS: Final = 256
+MOST_ATTRIBUTES: Final = 32
 # An http URL up to the end of its authority. With userinfo, or a backslash that some readers take for a slash, it is
 # none of the target's.
 _ORIGIN: Final = re.compile(
@@ -29,24 +37,31 @@ _REFRESH: Final = re.compile(rb"(\s*[0-9.]+\s*[;,]\s*(?:url\s*=\s*)?['\"]?)([^'\
 # No URL has a `<`, and each that opens nothing must not be sought an end for up to the end of the value.
 _LINK: Final = re.compile(rb"<([^<>]*+)>")
 
-_Origin = tuple[bytes, bytes, int]
-
 
 def readdress(lines: list[bytes], call: Call, endpoint: Endpoint | None, start: int) -> None:
     """Rewrite these field lines (name, colon, value, line end; name, ...) from `start` on, in place. `endpoint` is the
     one that has answered."""
+    links = MOST_LINKS
     for at in range(start, len(lines) - 2, 4):
         lower = lines[at].lower()
-        if lower in ADDRESSED:
+        if lower not in ADDRESSED:
+            continue
+        if lower != b"link":
             lines[at + 2] = readdressed(lower, lines[at + 2], call, endpoint)
+        elif links:  # 0 would mean all of them
+            lines[at + 2], found = _LINK.subn(_link_mover(call, endpoint), lines[at + 2], links)
+            links -= found
+
+
+def _link_mover(call: Call, endpoint: Endpoint | None) -> Callable[[re.Match[bytes]], bytes]:
+    """What writes in place of one link."""
+    return lambda link: b"<%b>" % relocate(link[1], call, endpoint)
 
 
 def readdressed(lower: bytes, value: bytes, call: Call, endpoint: Endpoint | None) -> bytes:
-    """The value of one field of ADDRESSED, as the app must see it."""
+    """The value of one field of ADDRESSED other than `Link`, as the app must see it."""
     if lower == b"set-cookie":
         return _scoped(value, call, endpoint)
-    if lower == b"link":
-        return _LINK.sub(lambda link: b"<%b>" % relocate(link[1], call, endpoint), value)
     if lower == b"refresh":
         refresh = _REFRESH.fullmatch(value)
         if refresh is None:
@@ -83,29 +98,35 @@ def _moved(path: bytes, prefix: bytes, endpoint: Endpoint | None) -> bytes:
 def _own_endpoint(found: re.Match[bytes], call: Call, endpoint: Endpoint | None) -> Endpoint | None:
     """The endpoint of the called service that this URL leads to; None if it leads elsewhere."""
     origin = _origin(found)
-    if endpoint is not None and _leads_to(origin, endpoint):
-        return endpoint
-    for other in call.route.cluster.endpoints:
-        if _leads_to(origin, other):
-            return other
-    return None
+    if endpoint is not None and origin in _origins_of(endpoint.origin, endpoint.host, endpoint.port):
+        return endpoint  # of several with one origin, the one that has answered
+    cluster = call.route.cluster
+    if cluster.by_origin is None:
+        cluster.by_origin = _by_origin(cluster)
+    return cluster.by_origin.get(origin)
 
 
-def _leads_to(origin: _Origin, endpoint: Endpoint) -> bool:
-    own = _origin_of(endpoint.origin)
-    if own is None or origin[0] != own[0]:
-        return False
-    return origin == own or origin[1:] == (endpoint.host.lower().encode(), endpoint.port)
+def _by_origin(cluster: Cluster) -> dict[Origin, Endpoint]:
+    """The endpoints by all origins that lead to them; of several with one origin, the first."""
+    found: dict[Origin, Endpoint] = {}
+    for endpoint in cluster.endpoints:
+        for origin in _origins_of(endpoint.origin, endpoint.host, endpoint.port):
+            found.setdefault(origin, endpoint)
+    return found
 
 
 @lru_cache(maxsize=1024)
-def _origin_of(url: bytes) -> _Origin | None:
-    """The origin of an endpoint's own URL, parsed once and not for each address in an answer; None if it has none."""
+def _origins_of(url: bytes, host: str, port: int) -> tuple[Origin, ...]:
+    """The origins that lead to an endpoint: that of its URL, and its address with the scheme of that. None if its URL
+    has none."""
     found = _ORIGIN.match(url)
-    return _origin(found) if found is not None else None
+    if found is None:
+        return ()
+    own = _origin(found)
+    return own, (own[0], host.lower().encode(), port)
 
 
-def _origin(found: re.Match[bytes]) -> _Origin:
+def _origin(found: re.Match[bytes]) -> Origin:
     """Scheme, host and port, comparable."""
     scheme = found[1].lower()
     host = found[2].lower().removesuffix(b".")
@@ -120,7 +141,8 @@ def _scoped(cookie: bytes, call: Call, endpoint: Endpoint | None) -> bytes:
         return cookie
     kept: list[bytes] = []
     with_path = False
-    for number, part in enumerate(cookie.split(b";")):
+    # With a bound on what is looked at, what is behind it must not pass as it is: it may widen the scope again.
+    for number, part in enumerate(cookie.split(b";", MOST_ATTRIBUTES + 1)[: MOST_ATTRIBUTES + 1]):
         name, _, value = part.partition(b"=")
         attribute = name.strip().lower() if number else b""
         if attribute == b"path":

@@ -119,8 +119,14 @@ _BY_CONNECTION: Final = re.compile(rb"(?:^|,)[ \t]*(?:ntlm|negotiate)(?:[ \t,]|$
 
 
 def names_in_via(via: bytes, pseudonym: bytes) -> bool:
-    """Whether a `Via` value names this proxy: the call has been here before (RFC 9110 §7.6.3)."""
-    return via.find(pseudonym) >= 0 and any(hop.split()[1:2] == [pseudonym] for hop in via.split(b","))
+    """Whether a `Via` value names this proxy among its latest MOST_HOPS: the call has been here before (RFC 9110
+    §7.6.3). Every hop writes behind those before it, so a call that runs in a circle is found there."""
+    if via.find(pseudonym) < 0:
+        return False
+    return any(hop.split(None, 2)[1:2] == [pseudonym] for hop in via.rsplit(b",", MOST_HOPS)[-MOST_HOPS:])
+
+
+MOST_HOPS: Final = 256
 
 
 def last_chunk(response: Response) -> bytes:
@@ -134,11 +140,18 @@ KEEP: Final = b"\r\n"
 
 
 def nominated_fields(connection: bytes) -> frozenset[bytes]:
-    """The field names that a `Connection` value asks to be removed, lower case."""
+    """The field names that a `Connection` value asks to be removed, lower case. Whoever sends it chooses how many there
+    are: ask `has_at_most` before."""
     value = connection.lower()
     if value in _PLAIN_CONNECTION:
         return NO_NAMES
     return frozenset(token.strip() for token in value.split(b",")) - _PLAIN_CONNECTION
+
+
+def has_at_most(most: int, value: bytes) -> bool:
+    """Whether a list such as `Connection` has no more elements than that, empty ones counted (RFC 9110 §5.6.1: a
+    reasonable number of them is to be accepted)."""
+    return value.count(b",") < most
 
 
 def request_head(call: Call, endpoint: Endpoint, owned: frozenset[bytes], lines: list[bytes], expect: bool) -> bytes:

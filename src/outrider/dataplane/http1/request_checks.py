@@ -7,7 +7,7 @@ import re
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Final
 
-from outrider.dataplane.http1.heads import nominated_fields
+from outrider.dataplane.http1.heads import has_at_most, nominated_fields
 from outrider.model.failure import Failure, Kind
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ _CLIMBS: Final = re.compile(
 # a protocol that carries requests of its own, past every policy.
 _PROTOCOLS: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?")
 _NEVER_SWITCH: Final = (b"h2c", b"h2", b"http", b"tls")
+# Protocols and transfer codings of one request, beyond which none is taken up: it need not be (RFC 9110 §7.8, §10.1.4).
+_MOST_PROTOCOLS: Final = 32
+_MOST_CODINGS: Final = 32
 _OWS: Final = b" \t"
 _HASH: Final = 0x23  # a number, as in wire.py
 _SPECIAL_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
@@ -101,7 +104,13 @@ def wanted_upgrade(call: Call) -> bytes:
     protocol begins must be clear, so a body must have a declared length.
     """
     value = call.noted[b"upgrade"]
-    if call.method == b"HEAD" or not call.minor or call.chunked or b"upgrade" not in call.nominated:
+    if (
+        not has_at_most(_MOST_PROTOCOLS, value)
+        or call.method == b"HEAD"
+        or not call.minor
+        or call.chunked
+        or b"upgrade" not in call.nominated
+    ):
         return b""
     protocols = [one.strip(_OWS) for one in value.split(b",")]
     for protocol in protocols:
@@ -155,6 +164,11 @@ def _check_framing(call: Call, noted: dict[bytes, bytes], proxy: Proxy) -> Failu
     """How the message is framed and whether the connection lasts. The parser has refused conflicting lengths."""
     connection = noted.get(b"connection")
     if connection is not None:
+        if not has_at_most(proxy.limits.headers, connection):
+            proxy.stats.reached["headers"] += 1
+            return Failure(
+                Kind.HEAD_TOO_LARGE, "Connection has more names than a request may have fields (limits.headers)"
+            )
         call.nominated = nominated_fields(connection)
         options = connection.lower()
         if options.find(b"close") >= 0:
@@ -174,7 +188,8 @@ def _check_framing(call: Call, noted: dict[bytes, bytes], proxy: Proxy) -> Failu
             return Failure(Kind.BAD_REQUEST, "Content-Length is not a number, or one with too many digits")
         call.length = int(length)
     if b"te" in noted and call.minor and b"te" in call.nominated:
-        call.trailers = b"trailers" in _tokens(noted[b"te"].lower())
+        codings = noted[b"te"]
+        call.trailers = has_at_most(_MOST_CODINGS, codings) and b"trailers" in _tokens(codings.lower())
     if b"expect" in noted and call.minor and (call.chunked or call.length):
         call.expect_continue = noted[b"expect"].lower() == b"100-continue"
     return None

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from outrider.dataplane.http1.heads import has_at_most
 from outrider.model.failure import Failure
 from outrider.model.messages import Response
 from outrider.model.reply import Reply
@@ -41,6 +42,7 @@ _ABOUT_THE_WAY: Final = frozenset(
 )
 _NOT_KEPT: Final = frozenset((b"set-cookie", b"set-cookie2"))
 _SECRET: Final = (b"no-store", b"private")
+_MOST_NAMES: Final = 128  # in a Vary
 # What an answer costs beside its body, in bytes, about.
 _OVERHEAD: Final = 512
 
@@ -132,7 +134,9 @@ class LastGood:
 
     def _varies_unseen(self, vary: bytes) -> bool:
         """Whether an answer differs by something that the key does not hold."""
-        return any(name.strip() == b"*" or name.strip() in self._neutral for name in vary.split(b","))
+        if not has_at_most(_MOST_NAMES, vary):
+            return True
+        return any(name == b"*" or name in self._neutral for name in map(bytes.strip, vary.split(b",")))
 
     def keep(self, call: Call, response: Response, recorder: Recorder) -> None:
         """The answer is complete."""

@@ -24,6 +24,8 @@ _AS_BAD_AS = 5
 _NOBODY_ELSE = 1.0
 
 
+# Scheme, host and port of a URL, comparable: lower case, without brackets, the port of the scheme if none is named.
+Origin = tuple[bytes, bytes, int]
 STANDINGS: Final = ("ready", "suspect", "ejected", "unhealthy")
 
 
@@ -154,6 +156,7 @@ class Cluster:
     __slots__ = (
         "_choose",
         "balance",
+        "by_origin",
         "ejection",
         "endpoints",
         "name",
@@ -177,6 +180,7 @@ class Cluster:
         self.name = name
         self.shown = shown or name
         self.endpoints = tuple(endpoints)
+        self.by_origin: dict[Origin, Endpoint] | None = None  # of relocation.py, once it is asked for
         self.several = len(self.endpoints) > 1
         self.tiered = False
         self.probe_given = False  # the endpoint picked last is in doubt, and this attempt is to find out about it
@@ -226,6 +230,7 @@ class Cluster:
         under way at those that go are finished, and their idle connections closed."""
         gone = [endpoint for endpoint in self.endpoints if endpoint not in endpoints]
         self.endpoints = tuple(endpoints)
+        self.by_origin = None
         self.several = len(self.endpoints) > 1
         for endpoint in gone:
             endpoint.retired = True

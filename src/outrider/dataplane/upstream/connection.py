@@ -25,6 +25,7 @@ from outrider.dataplane.http1.heads import (
     PASSED_ON,
     RESPONSE_NOTED,
     authenticates_connection,
+    has_at_most,
     nominated_fields,
     trailer_names,
     without,
@@ -35,7 +36,7 @@ from outrider.dataplane.runtime.timers import NEVER, Timers
 from outrider.dataplane.tunnel import Tunnel
 from outrider.dataplane.upstream.tls import refused_our_certificate
 from outrider.model.failure import Failure, Kind
-from outrider.model.messages import Response
+from outrider.model.messages import NO_NAMES, Response
 from outrider.model.units import format_duration
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 _BEGINNING: Final = b"HTTP/1."
 _ONE: Final = 0x31  # the first digit of a status like 103, at this place:
 _STATUS_AT: Final = 9
+_MOST_PARAMETERS: Final = 16  # of a Keep-Alive: two are known
 # Digits of a Content-Length, leading zeros included: more than any length has, and than every reader takes.
 _LONGEST_LENGTH: Final = 19
 # Seconds by which an answer that waits in the kernel may be read too late, when the event loop is busy.
@@ -102,6 +104,7 @@ class Upstream:
         "_last_buffered",
         "_last_progress",
         "_moved_at",
+        "_nominations",
         "_parser",
         "_personal",
         "_poll",
@@ -164,6 +167,7 @@ class Upstream:
         self._head_bytes = 0
         self._stray_bytes = 0  # since the last byte of body
         self._connection: list[bytes] = []  # the values of this field of the head that is being read
+        self._nominations = 0  # how many names there are in them
         self._trailers = bytearray()
         self._closing = False  # the target has announced that it will close
         self._interims: list[Response] = []
@@ -192,6 +196,7 @@ class Upstream:
         self.failure = None
         self.settled = self._received = self._begun = self._head_done = self._closing = False
         self._connection = []
+        self._nominations = 0
         self._trailers = bytearray()
         authorization = attempt.call.noted.get(b"authorization")
         if authorization is not None and authenticates_connection(authorization):
@@ -864,12 +869,14 @@ class Upstream:
         """Keep what `Connection` says; it is looked at once, with all of it there."""
         self._connection.append(value)
         self._closing = self._closing or value.lower().find(b"close") >= 0
-        if len(self._connection) > self._endpoint.max_fields:
+        self._nominations += value.count(b",") + 1
+        if self._nominations > self._endpoint.max_fields:
             self._too_large()
 
     def _note_trailer_names(self, response: Response, value: bytes) -> None:
         """Keep the names of trailers that will come; no more than a head may have fields."""
-        if len(response.trailer_names) < self._endpoint.max_fields:
+        room = self._endpoint.max_fields - len(response.trailer_names)
+        if has_at_most(room, value):
             response.trailer_names = response.trailer_names | trailer_names(value)
 
     def _stripped(self, lower: bytes, value: bytes) -> bytes:
@@ -887,8 +894,10 @@ class Upstream:
 
     def _remove_nominated(self, response: Response) -> None:
         """Take out what `Connection` names; not the framing, which is not the target's to take away."""
-        nominated = nominated_fields(b",".join(self._connection))
+        # Of more names than a head may have fields, the answer is refused already.
+        nominated = nominated_fields(b",".join(self._connection)) if self.failure is None else NO_NAMES
         self._connection = []
+        self._nominations = 0
         if not nominated:
             return
         response.lines = without(response.lines, nominated - {b"content-length"})
@@ -897,7 +906,7 @@ class Upstream:
 
     def _learn_idle_limit(self, value: bytes) -> None:
         """Heed `Keep-Alive: timeout=N`: leave the connection a second before the target closes it."""
-        for parameter in value.lower().split(b","):
+        for parameter in value.lower().split(b",", _MOST_PARAMETERS)[:_MOST_PARAMETERS]:
             name, _, seconds = parameter.strip().partition(b"=")
             if name == b"timeout" and seconds.isdigit():
                 self.idle_limit = min(self._endpoint.idle_timeout, max(0.0, int(seconds[:6]) - 1.0))

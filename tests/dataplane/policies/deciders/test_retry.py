@@ -579,6 +579,12 @@ def test_a_reset_may_be_a_moment() -> None:
     assert parse_reset(b"1000000001") == 0.0
 
 
+def test_a_reset_as_long_as_a_head_is_not_looked_for() -> None:
+    """A target cannot make us search 64 kB for every answer."""
+    assert parse_reset(b"a;" * 30_000 + b"t=30") is None
+    assert parse_reset(b"a;" * 300 + b"t=30") == 30
+
+
 def test_a_429_with_a_reset_is_tried_again_after_it() -> None:
     """As with Retry-After, which comes first if both are there."""
     answer = make_response(429)

@@ -34,6 +34,7 @@ MAYBE_LATER: Final = frozenset((401, 408, 409, 429))
 # multiplies the load on its end.
 TRIED_ENOUGH: Final = frozenset(("exhausted", "budget", "is_retry", "tried_below", "circuit_open"))
 _LONGEST_DATE: Final = 64
+_LONGEST_RESET: Final = 1024  # bytes; a few policies with their names
 _ABOUT_RETRIES: Final = frozenset((RETRY_HEADER, ATTEMPT_HEADER))
 _OUT_OF_TIME: Final = frozenset((Kind.DEADLINE, Kind.CALL_ENDED))
 _RESET: Final = re.compile(rb"(?:^|[;,\s])(?:t|reset)=(\d{1,12})(?:$|[;,\s])")
@@ -232,7 +233,7 @@ def asked_pause(response: Response) -> float | None:
 def parse_reset(value: bytes | None) -> float | None:
     """Seconds until a rate limit has room again: `"default";r=0;t=30`, `limit=10, remaining=0, reset=30`, a number of
     seconds, or a Unix time; None for none or nonsense."""
-    if value is None:
+    if value is None or len(value) > _LONGEST_RESET:
         return None
     found = _RESET.search(value) or _NUMBER.fullmatch(value)
     if found is None:
