@@ -33,17 +33,22 @@ _BOUNDARY: Final = rb"(?=/|\Z)"
 
 
 class PathPattern:
-    """`METHOD /path` with `{name}` or `*` for one segment and `**` for any number of them; `*` as method means any."""
+    """`METHOD /path` with `{name}` or `*` for one segment and `**` for any number of them; `*` as method means any.
 
-    __slots__ = ("_method", "_path", "any_path", "text")
+    Every path that matches has the segments of `beginning` first, where None stands for one that may differ.
+    """
+
+    __slots__ = ("_method", "_path", "any_path", "beginning", "text")
 
     def __init__(self, text: str) -> None:
         """Raises ValueError when the text is not `METHOD /path`, or means less than it seems to say."""
         method, path = _parts(text)
-        self._set(text, method, _expression(_segments(path), _as_sent))
+        segments = _segments(path)
+        self._set(text, method, _expression(segments, _as_sent), _beginning(segments))
 
-    def _set(self, text: str, method: str, expression: bytes) -> None:
+    def _set(self, text: str, method: str, expression: bytes, beginning: tuple[bytes | None, ...] = ()) -> None:
         self.text = text
+        self.beginning = beginning
         self._method = None if method == "*" else frozenset(method.encode().split(b"|"))
         self._path = re.compile(expression, re.DOTALL)
         self.any_path = expression == _ANYTHING
@@ -149,6 +154,17 @@ def _part_as_sent(position: int, part: str) -> bytes:
         return re.escape(part).encode()
     digit = f"[{part.upper()}{part.lower()}]" if part.isalpha() else part
     return (f"%{digit}" if position == 1 else digit).encode()
+
+
+def _beginning(segments: list[str]) -> tuple[bytes | None, ...]:
+    """The segments before the first `**`: as a request brings them, or None where that may be in several ways."""
+    end = segments.index("**") if "**" in segments else len(segments)
+    return tuple(segment.encode() if _has_one_spelling(segment) else None for segment in segments[:end])
+
+
+def _has_one_spelling(segment: str) -> bool:
+    """Whether only this text matches a segment: no placeholder, and nothing that is or must be escaped."""
+    return _PLACEHOLDER.search(segment) is None and quote(segment, safe=_AS_IN_PATHS) == segment
 
 
 def _as_read(text: str) -> bytes:

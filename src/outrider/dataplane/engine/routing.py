@@ -22,6 +22,7 @@ from outrider.dataplane.runtime.counters import RouteStats
 from outrider.dataplane.upstream.cluster import Cluster
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Request
+from outrider.model.pattern_index import PatternIndex
 from outrider.model.patterns import PathPattern
 
 if TYPE_CHECKING:
@@ -92,17 +93,18 @@ class Service:
     declared: Sequence[tuple[PathPattern, Route]] = ()
     confined: bool = False
     prefix: bytes = b""
+    _index: PatternIndex = field(init=False)
 
     def __post_init__(self) -> None:
         self.prefix = b"/" + self.name.encode()
+        self._index = PatternIndex([pattern for pattern, _ in self.declared])
 
     def route_for(self, method: bytes, path: bytes) -> Route:
         """The first declared route that matches, or the default one."""
         if self.declared:
-            bare = path.partition(b"?")[0]
-            for pattern, route in self.declared:
-                if pattern.matches(method, bare):
-                    return route
+            number = self._index.first(method, path.partition(b"?")[0])
+            if number < len(self.declared):
+                return self.declared[number][1]
         return self.default
 
 
