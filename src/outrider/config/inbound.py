@@ -109,7 +109,7 @@ def _check_names(inbound: Inbound, document: Document) -> None:
 
 def _check_rules(inbound: Inbound, document: Document) -> None:
     """Rules that can never decide anything."""
-    seen: list[tuple[str, str]] = []
+    seen: set[tuple[str, str]] = set()
     protected = [covering(path) for path in inbound.protect]
     headers = [accept for accept in inbound.accept if accept.header is not None]
     named = {name for one in inbound.accept if one.jwt for name in one.jwt.issuer}
@@ -126,4 +126,4 @@ def _check_rules(inbound: Inbound, document: Document) -> None:
             document.complain(at, "never reached: the same rule stands before it", "remove one of them", warn=True)
         elif not open_ended and not any(is_named(rule.caller, name) for name in named):
             document.complain((*at, "caller"), f"never matches: nobody can prove to be {rule.caller}", "", warn=True)
-        seen.append((rule.caller, rule.match))
+        seen.add((rule.caller, rule.match))

@@ -36,6 +36,7 @@ from outrider.config.schema import (
     Target,
     Throttle,
 )
+from outrider.config.shadows import Shadows
 from outrider.config.source import Document, KeyPath
 from outrider.config.tls import check_tls
 from outrider.model.addresses import port_of
@@ -133,7 +134,8 @@ class Resolved:
 def resolve(config: Config, document: Document) -> Resolved:
     """Apply inheritance and check what only shows across keys."""
     _check_layers(config, document)
-    services = tuple(_service(config, document, name, service) for name, service in config.services.items())
+    ours = _own_ports(config)
+    services = tuple(_service(config, document, name, service, ours) for name, service in config.services.items())
     instance = config.instance or as_field_value(socket.gethostname())
     resolved = Resolved(config, instance, services, document)
     _check_ports(resolved)
@@ -150,7 +152,7 @@ def _policies(service: EffectiveService) -> list[Effective]:
     return [service.policy, *(route.policy for route in service.routes)]
 
 
-def _service(config: Config, document: Document, name: str, service: Service) -> EffectiveService:
+def _service(config: Config, document: Document, name: str, service: Service, ours: frozenset[int]) -> EffectiveService:
     here: KeyPath = ("services", name)
     layers = [BUILT_IN, _declared(config.defaults)]
     for bundle in service.policy:
@@ -162,6 +164,7 @@ def _service(config: Config, document: Document, name: str, service: Service) ->
     layers.append(_declared(service))
     policy = _effective(config, document, here, layers)
     routes = []
+    shadows = Shadows()
     for index, route in enumerate(service.routes):
         at = (*here, "routes", index)
         own = _declared(route)
@@ -170,15 +173,15 @@ def _service(config: Config, document: Document, name: str, service: Service) ->
             document.complain(
                 (*at, key), f"{key} belongs to the whole service, not to a route", "move it up", warn=True
             )
-        shadow = next((other for other in service.routes[:index] if _covers(other.match, route.match)), None)
+        shadow = shadows.add(route.match)
         if shadow is not None:
-            message = f"never reached: {shadow.match} stands before it and matches everything it would"
+            message = f"never reached: {shadow} stands before it and matches everything it would"
             document.complain((*at, "match"), message, "put the narrower route first", warn=True)
     for index, target in enumerate(service.url):
         url = target.url
         places = ((*here, "url", index, "url"), (*here, "url", index), (*here, index), (*here, "url"))
         place = next((place for place in places if place in document.marks), here)
-        _check_url(config, document, place, url)
+        _check_url(document, place, url, ours)
         if service.tls and "https://" not in url and not url.startswith("file+"):
             document.complain(place, f"tls has no effect on {url}", "begin the URL with https://", warn=True)
     _check_fallback(config, document, here, name, policy)
@@ -421,18 +424,14 @@ def _written(document: Document, at: KeyPath, key: str) -> bool:
     return (*at, key) in document.marks
 
 
-def _covers(earlier: str, later: str) -> bool:
-    """Whether a route pattern matches everything another one does; only the plain cases are decided."""
-    method, _, path = earlier.partition(" ")
-    other_method, _, other_path = later.partition(" ")
-    if method not in ("*", other_method):
-        return False
-    if path.endswith("/**") and "{" not in path and "*" not in path[:-3]:
-        return other_path.startswith(path[:-2]) or other_path == path[:-3]
-    return path == other_path
+def _own_ports(config: Config) -> frozenset[int]:
+    """The ports that calls come in on."""
+    inbound = {config.inbound.listen[1]} if config.inbound is not None else set()
+    services = {service.port for service in config.services.values() if service.port is not None}
+    return frozenset((inbound | {config.listen[1], *services}) - _SHARED_PORTS)
 
 
-def _check_url(config: Config, document: Document, at: KeyPath, url: str) -> None:
+def _check_url(document: Document, at: KeyPath, url: str, ours: frozenset[int]) -> None:
     if url.startswith("file+"):
         return
     parts = urlsplit(url.partition("+")[2] if url.startswith("dns") else url)
@@ -441,8 +440,6 @@ def _check_url(config: Config, document: Document, at: KeyPath, url: str) -> Non
     except ValueError:
         document.complain(at, f"the port of {url} is not between 1 and 65535")
         return
-    inbound = {config.inbound.listen[1]} if config.inbound is not None else set()
-    ours = inbound | {config.listen[1], *(service.port for service in config.services.values())} - _SHARED_PORTS
     if parts.hostname in _LOOPBACK and port in ours:
         document.complain(at, f"{url} is Outrider itself: every call would go round in a circle")
 
