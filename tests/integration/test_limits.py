@@ -18,7 +18,9 @@ from tests.integration.harness import (
     eventually,
     exchange,
     get,
+    in_steps,
     plain,
+    raw,
     request,
     response,
     slow,
@@ -482,3 +484,62 @@ async def test_a_list_of_too_many_protocols_is_not_taken_up(outrider: Outrider, 
         await client.send(get("/user/x", "Connection: upgrade", f"Upgrade: a{', a' * (protocols - 1)}"))
         line = await client.reader.readline()
     assert line.startswith(b"HTTP/1.1 %d " % status)
+
+
+@pytest.mark.parametrize(("interims", "status"), [(64, 200), (65, 502)])
+async def test_so_many_informational_answers_come_at_once(outrider: Outrider, interims: int, status: int) -> None:
+    """There may be any number of them, but a read that is full of them is no answer."""
+    said = b"HTTP/1.1 102 P\r\n\r\n" * interims + response()
+    async with Target(raw(said)) as target, outrider(config(target, "retry: false")) as proxy:
+        answer = await exchange(proxy.port, get("/user/x"))
+    assert answer.status == status
+
+
+@pytest.mark.parametrize(("fields", "status"), [(99, 200), (101, 502)])
+@pytest.mark.parametrize("line", ["Keep-Alive: timeout=5", "Trailer: x", "X-Outrider-Retry: on", "Upgrade: x"])
+async def test_fields_that_are_not_passed_on_count_as_well(
+    outrider: Outrider, line: str, fields: int, status: int
+) -> None:
+    """An answer has at most limits.headers fields, whatever becomes of them."""
+    said = plain(200, b"", *[line] * fields)
+    async with Target(said) as target, outrider(config(target, "retry: false")) as proxy:
+        answer = await exchange(proxy.port, get("/user/x"))
+    assert answer.status == status
+
+
+async def test_no_more_trailers_than_fields_are_taken(outrider: Outrider) -> None:
+    """An answer with more trailers than a head may have fields is broken off."""
+    for fields, complete in ((100, True), (101, False)):
+        trailers = b"".join(b"x-%d: a\r\n" % number for number in range(fields))
+        said = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: x-1\r\n\r\n2\r\nok\r\n"
+        step = in_steps(said, b"0\r\n" + trailers + b"\r\n", pause=0.02)
+        async with Target(step) as target, outrider(config(target, "retry: false")) as proxy:
+            try:
+                answer = await exchange(proxy.port, get("/user/x"))
+                whole = answer.body == b"ok"
+            except BrokenError:
+                whole = False
+        assert whole is complete
+
+
+@pytest.mark.parametrize("behind", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"], ids=["", "another answer"])
+@pytest.mark.parametrize("framing", ["length", "chunked", "chunks of one byte"])
+async def test_a_large_answer_is_fed_in_slices_and_stays_the_same(
+    outrider: Outrider, framing: str, behind: bytes
+) -> None:
+    """Head and body in one large read, with bytes behind it that belong to no answer: the body is the same, and the
+    connection is only used again if nothing was behind it."""
+    body = bytes(range(256)) * 400
+    if framing == "length":
+        said = response(200, body)
+    else:
+        pieces = (
+            chunked(body) if framing == "chunked" else b"".join(chunked(body[at : at + 1])[:-5] for at in range(5000))
+        )
+        body = body if framing == "chunked" else body[:5000]
+        pieces += b"" if framing == "chunked" else b"0\r\n\r\n"
+        said = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + pieces
+    async with Target(raw(said + behind)) as target, outrider(config(target)) as proxy, Client(proxy.port) as client:
+        answers = [await client.call(get("/user/x")) for _ in range(2)]
+    assert [answer.body for answer in answers] == [body] * 2
+    assert len({seen.connection for seen in target.seen}) == (2 if behind else 1)

@@ -20,7 +20,7 @@ import httptools
 
 from outrider.dataplane.body import RequestBody
 from outrider.dataplane.call import Call, answer_here, carry
-from outrider.dataplane.downstream.relocation import readdress
+from outrider.dataplane.downstream.relocation import MOST_HINTS, readdress
 from outrider.dataplane.http1.heads import (
     BLANK,
     CLOSE,
@@ -391,7 +391,8 @@ class Downstream:
                 return
             call.continued = True
         if response.addressed:
-            readdress(response.lines, call, call.attempt.endpoint if call.attempt is not None else None, start=0)
+            answering = call.attempt.endpoint if call.attempt is not None else None
+            readdress(response.lines, call, answering, start=0, links=MOST_HINTS)
         self._transport.write(interim_head(response))
 
     def abort(self) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # Links of one answer that are rewritten, and attributes of one cookie that clients get to see. No head has that many
 # links in earnest, and a cookie has seven attributes (RFC 6265 §5.2).
 MOST_LINKS: Final = 256
+MOST_HINTS: Final = 32  # links of one informational answer, of which many may come at once
 MOST_ATTRIBUTES: Final = 32
 # An http URL up to the end of its authority. With userinfo, or a backslash that some readers take for a slash, it is
 # none of the target's.
@@ -38,10 +39,9 @@ _REFRESH: Final = re.compile(rb"(\s*[0-9.]+\s*[;,]\s*(?:url\s*=\s*)?['\"]?)([^'\
 _LINK: Final = re.compile(rb"<([^<>]*+)>")
 
 
-def readdress(lines: list[bytes], call: Call, endpoint: Endpoint | None, start: int) -> None:
+def readdress(lines: list[bytes], call: Call, endpoint: Endpoint | None, start: int, links: int = MOST_LINKS) -> None:
     """Rewrite these field lines (name, colon, value, line end; name, ...) from `start` on, in place. `endpoint` is the
     one that has answered."""
-    links = MOST_LINKS
     for at in range(start, len(lines) - 2, 4):
         lower = lines[at].lower()
         if lower not in ADDRESSED:

@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 _BEGINNING: Final = b"HTTP/1."
 _ONE: Final = 0x31  # the first digit of a status like 103, at this place:
 _STATUS_AT: Final = 9
+# Bytes of a read that are fed at once where they may be fields.
+_SLICE: Final = 16 * 1024
+_MOST_INTERIMS: Final = 64  # informational answers in one read
 _MOST_PARAMETERS: Final = 16  # of a Keep-Alive: two are known
 # Digits of a Content-Length, leading zeros included: more than any length has, and than every reader takes.
 _LONGEST_LENGTH: Final = 19
@@ -105,6 +108,7 @@ class Upstream:
         "_last_progress",
         "_moved_at",
         "_nominations",
+        "_noted",
         "_parser",
         "_personal",
         "_poll",
@@ -167,6 +171,7 @@ class Upstream:
         self._head_bytes = 0
         self._stray_bytes = 0  # since the last byte of body
         self._connection: list[bytes] = []  # the values of this field of the head that is being read
+        self._noted = 0  # fields of the head that is being read that are looked at, or trailers
         self._nominations = 0  # how many names there are in them
         self._trailers = bytearray()
         self._closing = False  # the target has announced that it will close
@@ -196,7 +201,7 @@ class Upstream:
         self.failure = None
         self.settled = self._received = self._begun = self._head_done = self._closing = False
         self._connection = []
-        self._nominations = 0
+        self._nominations = self._noted = 0
         self._trailers = bytearray()
         authorization = attempt.call.noted.get(b"authorization")
         if authorization is not None and authenticates_connection(authorization):
@@ -418,7 +423,9 @@ class Upstream:
             return
         self._received = True
         self._feed_size = len(data)
-        if self._head_done or (not self._begun and len(data) > _STATUS_AT and data[_STATUS_AT] != _ONE):
+        if len(data) > _SLICE:
+            self._feed_in_slices(data)
+        elif self._head_done or (not self._begun and len(data) > _STATUS_AT and data[_STATUS_AT] != _ONE):
             self._feed(data, data)
         else:
             self._feed_head_by_head(data)
@@ -540,6 +547,7 @@ class Upstream:
         if response.complete:
             self._clean = False
             return
+        self._noted = 0  # trailers are counted anew
         status = response.status = self._parser.get_status_code()
         if self._connection:
             self._remove_nominated(response)
@@ -551,6 +559,8 @@ class Upstream:
             self._too_large()
         elif status < 200:
             self._interims.append(response)  # its message_complete makes room for the next head
+            if len(self._interims) > _MOST_INTERIMS:
+                self._fail(Kind.INVALID_RESPONSE, "the target sent too many informational answers at once")
             self._head_bytes = 0
         else:
             self._head_done = True
@@ -600,6 +610,29 @@ class Upstream:
                 self._clean = False
             else:
                 self._fail(Kind.INVALID_RESPONSE, f"the target's answer is not valid HTTP: {error}")
+
+    def _feed_in_slices(self, data: bytes) -> None:
+        """Feed a large read, and look between slices whether it is too much already: fields and trailers cost more time
+        than a body, and a target chooses how many there are."""
+        start = heads = 0
+        while start < len(data) and self.failure is None and not self.response.complete:
+            begun, head_done = self._begun, self._head_done
+            stop = len(data) if head_done and not self.response.chunked else start + _SLICE
+            piece = data[start:stop]
+            if head_done or (not begun and len(piece) > _STATUS_AT and piece[_STATUS_AT] != _ONE):
+                self._feed(piece, piece)
+            else:
+                self._feed_head_by_head(piece)
+            start = stop
+            if not self._head_done:
+                heads += len(piece)
+                if heads > self._endpoint.max_head_bytes or len(self.response.lines) > self._endpoint.max_fields * 4:
+                    self._too_large()
+        if start < len(data):
+            if self.response.switches:
+                self.response.pieces.append(data[start:])
+            else:
+                self._clean = False  # bytes behind a whole answer
 
     def _feed_head_by_head(self, data: bytes) -> None:
         """Informational answers may come, or a head comes in pieces: feed one head at a time, so that the beginning of
@@ -822,11 +855,21 @@ class Upstream:
         self._fail(Kind.RESPONSE_HEAD_TOO_LARGE, "the target's response head exceeds limits.header_bytes or .headers")
 
     def _note(self, lower: bytes, name: bytes, value: bytes) -> None:
-        """Take the facts out of a field that is not simply passed on. The parser has refused conflicting ones."""
+        """Look at a field that is not simply passed on, unless there are too many of them."""
+        if self.failure is not None or self.response.complete:
+            return  # what else comes does not matter, and may be much
+        self._noted += 1
+        if self._noted > self._endpoint.max_fields:
+            self._too_large()
+        elif self._head_done:
+            self._note_trailer(self.response, lower, name, value)
+        else:
+            self._take_facts(lower, name, value)
+
+    def _take_facts(self, lower: bytes, name: bytes, value: bytes) -> None:
+        """Take the facts out of a field of the head. The parser has refused conflicting ones."""
         response = self.response
-        if self._head_done:
-            self._note_trailer(response, lower, name, value)
-        elif lower == b"content-length":
+        if lower == b"content-length":
             if len(value) > _LONGEST_LENGTH:
                 self._fail(Kind.INVALID_RESPONSE, "the target's Content-Length has too many digits")
             else:
