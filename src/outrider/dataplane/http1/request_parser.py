@@ -40,7 +40,7 @@ class RequestParser:
     read, from its first line on.
     """
 
-    __slots__ = ("_ended", "_held", "_in_head", "_left", "_method", "_parser", "_protocol", "between", "head")
+    __slots__ = ("_ended", "_held", "_in_head", "_left", "_method", "_named", "_parser", "_protocol", "between", "head")
 
     def __init__(self, protocol: Downstream | None) -> None:
         """Without a `protocol` it stands for no parser, and cannot be fed."""
@@ -50,6 +50,7 @@ class RequestParser:
         self._method = b""  # the one that something stands for
         self._left = 0  # of the body that is being read, or CHUNKED, or UNKNOWN
         self._ended = _NONE  # how much was left of the body of the message that has ended in this piece
+        self._named = -1  # where the data that is being fed names HTTP next, or its size; -1 if not sought yet
         self._in_head = False
         self.between = True
         self.head = b""
@@ -96,6 +97,7 @@ class RequestParser:
             data = self._held + data
             self._held = b""
         start, size = 0, len(data)
+        self._named = -1
         while start < size:
             body = self._body_begins(data, start)
             stop = self._stop(data, start, body)
@@ -124,16 +126,24 @@ class RequestParser:
             return size
         if body > start:
             # Behind a head may come its body and part of a line: they need no piece of their own.
-            return size if _next_request(data, body) < 0 else body
+            return size if self._next_request(data, body) < 0 else body
         if self._left >= 0:
             return min(size, start + self._left) if self._left else size
         if self._left == CHUNKED:
             # It ends with a line, and the next request is one.
-            named = _next_request(data, start)
+            named = self._next_request(data, start)
             if named >= 0:
                 stop = data.rfind(b"\n", start, named) + 1
                 return stop if stop > start else data.find(b"\n", named) + 1 or size
         return size
+
+    def _next_request(self, data: bytes, start: int) -> int:
+        """Where a first line names its protocol, or a body looks like it; -1 if nowhere. What has been sought through
+        for one piece is not for the next one: a body may have a piece for each of its lines."""
+        if self._named < start:
+            found = data.find(b" HTTP/", start)
+            self._named = found if found >= 0 else len(data)
+        return self._named if self._named < len(data) else data.find(b" RTSP/", start)
 
     def _feed(self, piece: bytes, body: int) -> None:
         """Feed one piece, in which the body begins or continues at `body`."""
@@ -202,10 +212,3 @@ def names_other_protocol(head: bytes) -> bool:
     """Whether the first line of a head says RTSP or ICE, which the parser takes for HTTP."""
     start = head if head[:1] not in (b"\r", b"\n") else head.lstrip(b"\r\n")
     return start.find(b" HTTP/", 0, start.find(b"\n")) < 0
-
-
-def _next_request(data: bytes, start: int) -> int:
-    """Where a first line names its protocol, or a body looks like it; -1 if nowhere."""
-    found = data.find(b" HTTP/", start)
-    other = data.find(b" RTSP/", start) if found < 0 else found
-    return found if found >= 0 else other
