@@ -6,21 +6,19 @@ The metrics library is imported with the first page, not at start-up.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
     from prometheus_client.core import Metric
 
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 PLAIN: Final = "text/plain; version=0.0.4; charset=utf-8"
+END: Final = {OPENMETRICS: b"# EOF\n", PLAIN: b""}  # of a page
 
 # Seconds for which a page is good: several scrapers, or an impatient one, cost no more than one a second.
 _FRESH = 1.0
-# Samples that are written in one turn of the event loop, about a millisecond's work.
-_SAMPLES_PER_TURN = 100
 
 Page = tuple[bytes, str]  # with its content type
 
@@ -65,28 +63,28 @@ class Pages:
         return page
 
 
-async def render(registry: CollectorRegistry, form: str) -> Page:
-    """Everything in a registry, as a page. Other things get their turn between its pieces."""
-    pieces = [piece async for piece in _pieces(registry.collect(), form)]
-    return b"".join(pieces) + _END[form], form
+async def render(parts: Iterable[Metric], form: str) -> Page:
+    """Families as a page; those with the same name that follow each other are parts of one. Other things get their
+    turn between the parts, and between pieces of a long one."""
+    from outrider.controlplane.telemetry.text import Writer
 
-
-async def _pieces(metrics: Iterable[Metric], form: str) -> AsyncIterator[bytes]:
-    write = _writer(form)
-    for metric in metrics:
-        for number, part in enumerate(_parts(metric)):
-            text = write(_One(part)).removesuffix(_END[form])
-            yield text if number == 0 else _without_its_head(text)
+    writer = Writer(form)
+    pieces = []
+    name = None
+    for part in parts:
+        for piece in writer.pieces(part, head=part.name != name):
+            pieces.append(piece)
             await asyncio.sleep(0)
-
-
-_END: Final = {OPENMETRICS: b"# EOF\n", PLAIN: b""}
+        name = part.name
+    return b"".join(pieces) + END[form], form
 
 
 def merged(pages: dict[int, str], form: str) -> Page:
     """Pages in OpenMetrics format as one in the given format, every series labelled with its worker."""
     from prometheus_client.core import Metric
     from prometheus_client.openmetrics.parser import text_string_to_metric_families
+
+    from outrider.controlplane.telemetry.text import Writer
 
     families: dict[str, Metric] = {}
     for number, text in pages.items():
@@ -95,42 +93,5 @@ def merged(pages: dict[int, str], form: str) -> Page:
             if whole is None:
                 whole = families[family.name] = Metric(family.name, family.documentation, family.type, family.unit)
             whole.samples += [one._replace(labels={"worker": str(number), **one.labels}) for one in family.samples]
-    write = _writer(form)
-    return b"".join(write(_One(one)).removesuffix(_END[form]) for one in families.values()) + _END[form], form
-
-
-class _One:
-    """A registry with one metric in it."""
-
-    def __init__(self, metric: Metric) -> None:
-        self._metric = metric
-
-    def collect(self) -> Iterator[Metric]:
-        yield self._metric
-
-
-def _writer(form: str) -> Callable[[_One], bytes]:
-    from prometheus_client import exposition
-    from prometheus_client.openmetrics import exposition as openmetrics
-
-    return openmetrics.generate_latest if form == OPENMETRICS else exposition.generate_latest
-
-
-def _parts(metric: Metric) -> Iterator[Metric]:
-    """The metric with some of its samples at a time."""
-    from prometheus_client.core import Metric
-
-    if len(metric.samples) <= _SAMPLES_PER_TURN:
-        yield metric
-        return
-    for start in range(0, len(metric.samples), _SAMPLES_PER_TURN):
-        part = Metric(metric.name, metric.documentation, metric.type, metric.unit)
-        part.samples = metric.samples[start : start + _SAMPLES_PER_TURN]
-        yield part
-
-
-def _without_its_head(text: bytes) -> bytes:
-    """A part of a family less HELP, TYPE and UNIT, which the first part has."""
-    while text.startswith(b"# "):
-        text = text.partition(b"\n")[2]
-    return text
+    writer = Writer(form)
+    return b"".join(piece for family in families.values() for piece in writer.pieces(family)) + END[form], form

@@ -10,21 +10,21 @@ from outrider.controlplane.runtime import Runtime
 from outrider.controlplane.telemetry.pages import Page, Pages, render
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+    from outrider.controlplane.telemetry.families import PartsRegistry
 
 
 def telemetry_app(runtime: Runtime) -> web.Application:
     """`/healthz` answers while the event loop lives; `/readyz` while calls are welcome. Neither ever depends on
     targets: a sidecar that is restarted because a target is down helps nobody. Until a credential has been fetched for
     the first time, `/readyz` names it: a new release with a wrong client secret must not replace one that works."""
-    collected: list[CollectorRegistry] = []
+    collected: list[PartsRegistry] = []
 
     async def make(form: str) -> Page:
         if not collected:  # the metrics library is imported with the first scrape, not at start-up
             from outrider.controlplane.telemetry.metrics import registry
 
             collected.append(registry(runtime))
-        return await render(collected[0], form)
+        return await render(collected[0].parts(), form)
 
     pages = Pages(make)
 
