@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import uuid
@@ -52,7 +53,7 @@ def test_a_traceparent_of_ours_is_accepted_by_the_next_sidecar() -> None:
 
 @pytest.mark.parametrize("kind", ["uuid7", "uuid4", "traceparent"])
 def test_ids_do_not_repeat(kind: str) -> None:
-    """Thousands of ids, over many batches, are all different."""
+    """Thousands of ids are all different."""
     make = getattr(Entropy(), kind)
     assert len({make() for _ in range(5000)}) == 5000
 
@@ -78,3 +79,48 @@ def test_every_named_format_makes_a_uuid() -> None:
     """Each format the configuration can name produces a UUID."""
     for make in ID_FORMATS.values():
         uuid.UUID(make().decode())
+
+
+class Fetched:
+    """Stands for os.urandom and remembers what it has given."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.digits = b""
+        self._random = os.urandom
+
+    def __call__(self, size: int) -> bytes:
+        given = self._random(size)
+        self.sizes.append(size)
+        self.digits += given.hex().encode()
+        return given
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> Fetched:
+    made = Fetched()
+    monkeypatch.setattr(os, "urandom", made)
+    return made
+
+
+def test_no_random_digit_is_used_twice(fetched: Fetched) -> None:
+    """Ids of all kinds are made of digits that follow each other in what was fetched, none in two ids."""
+    entropy = Entropy()
+    made = []
+    for _ in range(100):
+        made += [entropy.uuid7()[-12:], entropy.traceparent()[3:35], entropy.uuid4()[-12:]]
+    end = 0
+    for digits in made:
+        start = fetched.digits.find(digits, end)
+        assert start >= 0
+        end = start + len(digits)
+
+
+def test_no_call_pays_for_the_ids_of_many_others(fetched: Fetched) -> None:
+    """Random digits are fetched for a few calls at a time, and few are thrown away."""
+    entropy = Entropy()
+    for _ in range(100):
+        entropy.uuid7()
+        entropy.traceparent()
+    assert max(fetched.sizes) <= 256
+    assert sum(fetched.sizes) <= 1.25 * 100 * (19 + 48) / 2
