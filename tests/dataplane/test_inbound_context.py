@@ -372,6 +372,23 @@ def test_many_calls_with_one_id_cost_little() -> None:
     assert place.store.size == 0
 
 
+def test_what_strangers_say_of_themselves_is_not_even_looked_at() -> None:
+    """Whoever has not proven to call has no identity; only its trace comes back."""
+    place = Place()
+    place.comes_in(headers={"x-user-id": "7", "baggage": "a=b"}, caller="")
+    assert place.goes_out().fields == [(b"baggage", b"baggage", b"a=b")]
+
+
+def test_so_many_calls_with_one_id_are_compared() -> None:
+    """More of them restore nothing, and cost nothing."""
+    place = Place(most=1000)
+    for _ in range(128):
+        place.comes_in("c", headers=USER)
+    assert values(place.goes_out("c"), "x-user-id") == [b"7"]
+    place.comes_in("c", headers=USER)
+    assert place.goes_out("c").fields == []
+
+
 def test_a_large_context_is_not_kept() -> None:
     """More than eight kilobytes of identity is no identity; the time is kept all the same."""
     place = Place()

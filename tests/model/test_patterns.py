@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider.model.patterns import PathPattern, comparable, covering
+from outrider.model.patterns import HeaderNames, PathPattern, comparable, covering
 
 SEGMENT = st.text(alphabet="abcXYZ019-_~+", min_size=1, max_size=8)
 
@@ -189,6 +189,29 @@ def test_a_rule_with_letters_that_are_encoded() -> None:
         rule = comparable(pattern)
         assert rule.matches(b"GET", "/mu\u0308nchen/1".encode())
         assert rule.matches(b"GET", b"/m%c3%9cnchen/1")
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        (b"x-user-", True),
+        (b"x_user.id", True),
+        (b"x-user-" + b"!" * 60_000, True),
+        (b"x-user", False),
+        (b"x-tenant", True),
+        (b"x-tenant-", False),
+        (b"x.tenant", True),
+        (b"x-tenan", False),
+        (b"x-tenant" + b"-" * 60_000, False),
+        (b"", False),
+    ],
+)
+def test_names_and_beginnings_of_names(name: bytes, known: bool) -> None:
+    """Names are told apart as CGI does, however long they are; asking twice makes no difference."""
+    names = HeaderNames(("X-User-*", "x_tenant"))
+    assert (names.have(name), names.have(name)) == (known, known)
+    assert HeaderNames(()).have(name) is False
+    assert HeaderNames(("*",)).have(name) is True
 
 
 LONG = 60_000

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _OF_THE_TRACE: Final = frozenset((b"baggage", b"tracestate"))
 _MOST_CALLS: Final = 10_000
 # Calls under way with one id that are compared; more of them restore nothing.
-_MOST_ALIKE: Final = 256
+_MOST_ALIKE: Final = 128
 _MOST_BYTES: Final = 8192  # of the fields of one call; a context is not a place to keep things
 
 
@@ -69,7 +69,8 @@ class Context:
         self._inbound = None
 
     def _is_part(self, name: bytes) -> bool:
-        return name in _OF_THE_TRACE or self._identity.have(name)
+        # Strangers say nothing about who they are, and would like us to look at all that they say for each other.
+        return name in _OF_THE_TRACE or (self.proven and self._identity.have(name))
 
 
 class ContextStore:

@@ -238,21 +238,26 @@ def dashed(name: bytes) -> bytes:
 class HeaderNames:
     """A set of header names, or beginnings with `*`; how they are `dashed` makes no difference."""
 
-    __slots__ = ("_known", "_patterns")
+    __slots__ = ("_beginnings", "_known", "_longest", "_names")
 
     def __init__(self, patterns: Iterable[str]) -> None:
-        self._patterns = tuple(
-            dashed(pattern.removesuffix("*").lower().encode()).decode() + ("*" if pattern.endswith("*") else "")
-            for pattern in patterns
-        )
+        names: set[bytes] = set()
+        beginnings: set[bytes] = set()
+        for pattern in patterns:
+            name = dashed(pattern.removesuffix("*").lower().encode())
+            (beginnings if pattern.endswith("*") else names).add(name)
+        self._names = frozenset(names)
+        self._beginnings = tuple(sorted(beginnings))
+        # Of a name that is asked for, what is behind that and one more byte makes no difference.
+        self._longest = max(map(len, names | beginnings), default=0)
         self._known: dict[bytes, bool] = {}  # what has been asked before
 
     def have(self, name: bytes) -> bool:
         """Whether this lower-case name is one of them."""
         known = self._known.get(name)
         if known is None:
-            text = dashed(name).decode()
-            known = any(is_named(pattern, text) for pattern in self._patterns)
+            plain = dashed(name[: self._longest + 1])
+            known = plain in self._names or plain.startswith(self._beginnings)
             if len(self._known) < _MOST_KNOWN and len(name) <= _LONGEST_KNOWN:
                 self._known[name] = known
         return known
