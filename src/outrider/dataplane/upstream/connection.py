@@ -50,6 +50,7 @@ _ONE: Final = 0x31  # the first digit of a status like 103, at this place:
 _STATUS_AT: Final = 9
 # Bytes of a read that are fed at once where they may be fields.
 _SLICE: Final = 16 * 1024
+_MANY_PIECES: Final = 64  # of a body in one slice: as one they cost the rest of the way less
 _MOST_INTERIMS: Final = 64  # informational answers in one read
 _MOST_PARAMETERS: Final = 16  # of a Keep-Alive: two are known
 # Digits of a Content-Length, leading zeros included: more than any length has, and than every reader takes.
@@ -616,7 +617,7 @@ class Upstream:
         than a body, and a target chooses how many there are."""
         start = heads = 0
         while start < len(data) and self.failure is None and not self.response.complete:
-            begun, head_done = self._begun, self._head_done
+            begun, head_done, pieces = self._begun, self._head_done, len(self._collected)
             stop = len(data) if head_done and not self.response.chunked else start + _SLICE
             piece = data[start:stop]
             if head_done or (not begun and len(piece) > _STATUS_AT and piece[_STATUS_AT] != _ONE):
@@ -624,6 +625,8 @@ class Upstream:
             else:
                 self._feed_head_by_head(piece)
             start = stop
+            if len(self._collected) - pieces > _MANY_PIECES:
+                self._collected[pieces:] = (b"".join(self._collected[pieces:]),)
             if not self._head_done:
                 heads += len(piece)
                 if heads > self._endpoint.max_head_bytes or len(self.response.lines) > self._endpoint.max_fields * 4:
