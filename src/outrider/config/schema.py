@@ -19,8 +19,10 @@ from outrider.config.scalars import Duration, DurationRange, NotYet, RatePerPeri
 class Base(BaseModel):
     """Unknown keys are errors, and models do not change after validation."""
 
-    # What an error says of a value is for `config.load` to decide, which knows the secrets.
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, hide_input_in_errors=True)
+    # What an error says of a value is for `config.load` to decide, which knows the secrets. The texts behind fields
+    # are read by `outrider schema` alone: pydantic's `use_attribute_docstrings` parses
+    # the source of every model at every start.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 class Browsers(Base):
