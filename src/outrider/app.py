@@ -93,7 +93,7 @@ class App:
         runtime.stalls.start()
         self.upkeep.go_on(
             runtime.lag.watch(),
-            runtime.memory.watch(lambda: len(runtime.proxy.connections)),
+            runtime.memory.watch(lambda: len(runtime.proxy.connections), lambda: runtime.proxy.stats.accepted),
             runtime.secrets.watch(),
             runtime.compiled.certificates.watch(),
         )

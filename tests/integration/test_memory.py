@@ -10,6 +10,7 @@ import asyncio
 import gc
 import socket
 import ssl
+import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -310,3 +311,38 @@ async def test_thousands_of_connections_over_tls_take_no_memory(
         await many_times(calls, peer, 500)
         await many_times(is_refused_while_it_uploads, peer, 300)
         assert resident() - before < 24 << 20
+
+
+async def test_an_idle_connection_keeps_nothing_of_its_last_request(outrider: Outrider, tmp_path: Path) -> None:
+    """A head may have 64 KiB, and so much of a body is kept for another attempt: not for as long as the app is silent
+    afterwards."""
+    head, body = [f"x-{n}: {'v' * 900}" for n in range(60)], b"b" * 60_000
+    async with peer_of(outrider, tmp_path, "outbound") as (_, peer):
+        clients = [peer.client() for _ in range(40)]
+        tracemalloc.start()
+        try:
+            for client in clients:
+                await client.__aenter__()
+                assert (await client.call(peer.get("/x"))).status == 200
+            before = tracemalloc.get_traced_memory()[0]
+            for client in clients:
+                await client.send(request("POST", "/user/x", body, *head))
+                assert (await client.answer()).status == 200
+            gc.collect()
+            grown = tracemalloc.get_traced_memory()[0] - before
+        finally:
+            tracemalloc.stop()
+            for client in clients:
+                await client.__aexit__()
+    # The target of this test takes down what it has seen: head and body, and both as they were on the wire.
+    assert grown / len(clients) < 1.1 * 2 * 115_000 + 16_384
+
+
+async def test_over_tls_no_more_waits_in_a_connection_than_without(outrider: Outrider, tmp_path: Path) -> None:
+    """What TLS holds before the sender has to wait is 64 KiB each way, and not half a MiB: who asks for much, or
+    pipelines, and does not read, would take that a thousand times."""
+    async with peer_of(outrider, tmp_path, "inbound over TLS") as (proxy, peer), peer.client() as client:
+        assert (await client.call(peer.get("/x"))).status == 200
+        (connection,) = proxy.app.runtime.proxy.connections
+        transport = connection._transport
+        assert transport.get_write_buffer_limits()[1] == transport.get_read_buffer_limits()[1] == 64 * 1024

@@ -21,6 +21,7 @@ from tests.integration.harness import (
     plain,
     raw,
     request,
+    silent,
 )
 
 SWITCH = (
@@ -95,6 +96,21 @@ async def test_what_comes_with_the_agreement_is_not_lost(outrider: Outrider) -> 
             await client.reader.readuntil(b"\r\n\r\n")
             assert await client.reader.readexactly(7) == b"welcome"
             assert await client.reader.readexactly(10) == b"early bird"
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.05], ids=["in one segment", "in two segments"])
+async def test_an_app_that_leaves_before_the_target_has_agreed_is_noticed(outrider: Outrider, pause: float) -> None:
+    """What comes early is kept and nothing further read, so no event tells that the app has gone: it is looked for."""
+    head = get("/user/socket", *LINES)
+    async with Target(silent) as target, outrider(config(target, "timeout: false")) as proxy:
+        async with Client(proxy.port) as client:
+            await client.send(head if pause else head + b"early")
+            await eventually(lambda: target.seen, "the target has the request")
+            if pause:
+                await client.send(b"early")
+                await asyncio.sleep(pause)
+            client.reset()
+        await eventually(lambda: not proxy.app.runtime.proxy.connections, "its connection is gone")
 
 
 async def test_an_ended_side_may_still_listen(outrider: Outrider) -> None:

@@ -55,35 +55,51 @@ class Memory:
     that is fast, and a sidecar's memory limit is for the whole pod."""
 
     _INTERVAL = 2.0
-    _WORTH_IT = 16 << 20  # bytes above the least seen
+    _WORTH_IT = 8 << 20  # bytes above the least seen
 
-    def __init__(self) -> None:
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc; others give back by themselves
-        self._least = 0
+    def __init__(self, resident: Callable[[], int], trim: Callable[[int], object] | None) -> None:
+        """`resident` counts the bytes that this process holds; `trim(0)` gives back what is free, where that can be
+        done."""
+        self._resident = resident
+        self._trim = trim
+        self._least = resident()
+        self._connections = 0
+        self._accepted = 0
         self._crowd = 0
         self._again = False
 
-    async def watch(self, connections: Callable[[], int]) -> None:
+    async def watch(self, connections: Callable[[], int], accepted: Callable[[], int]) -> None:
         """Look again and again, until cancelled."""
 
         async def again() -> float:
-            self.look(connections(), resident())
+            self.look(connections(), accepted())
             return self._INTERVAL
 
         if self._trim is not None:
             await repeat("memory", again, self._INTERVAL)
 
-    def look(self, connections: int, held: int) -> bool:
-        """Trim if much more is held than was once enough, and most of the crowd has gone."""
-        self._least = min(self._least or held, held)
-        self._crowd = max(self._crowd, connections)
+    def look(self, connections: int, accepted: int) -> bool:
+        """Trim if much more is held than was once enough, and most of the crowd has gone. `connections` is how many
+        there are, `accepted` how many there have been: a crowd may come and go between two looks."""
+        held = self._resident()
+        self._least = min(self._least, held)
+        self._crowd = max(self._crowd, self._connections + accepted - self._accepted)
+        self._connections, self._accepted = connections, accepted
         gone = connections * 2 <= self._crowd and connections < self._crowd
         if self._trim is None or not (gone or self._again) or held - self._least < self._WORTH_IT:
             return False
         self._trim(0)
+        left = self._resident()
+        if held - left < self._WORTH_IT // 4:
+            self._least = left  # it is in use; otherwise every look would try again
         self._again = gone  # once more at the next look: what was just leaving may have been left out
         self._crowd = connections
         return True
+
+
+def malloc_trim() -> Callable[[int], object] | None:
+    """What makes the allocator give back what is free; None where there is no glibc: others do it by themselves."""
+    return getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 def resident() -> int:
@@ -121,7 +137,7 @@ class Runtime:
         self.secrets = Secrets(resolved, self.compiled.credentials, self.compiled.guarded)
         self.lag = LoopLag()
         self.stalls = Stalls(loop)
-        self.memory = Memory()
+        self.memory = Memory(resident, malloc_trim())
         self.stop: Callable[[signal.Signals], None] = lambda number: None  # as if the process had got this signal
         self.standing_faults: list[tuple[dict[str, Any], float]] = []  # orders from before, and when they end
         self.ready = False

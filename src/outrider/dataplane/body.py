@@ -133,6 +133,12 @@ class RequestBody:
         elif sink.write_paused:
             self._pause()
 
+    def forget(self) -> None:
+        """Let go of all pieces: it will not be sent any more."""
+        self.kept = []
+        self.pending = []
+        self.replayable = False
+
     @property
     def held(self) -> int:
         """Bytes in memory."""

@@ -136,6 +136,15 @@ class Call(Request):
         """Whether it goes on to its end although its app has left: only if all of the request has come."""
         return self.unstoppable and self.all_here()
 
+    def forget_request(self) -> None:
+        """Let go of head and body, which may be large: the call has ended, and its connection keeps it until the next
+        one comes, which may be in an hour."""
+        self.fields = []
+        self.noted = {}
+        self.target = self.path = self.prefix = b""
+        if self.body is not None and self.body.complete:
+            self.body.forget()
+
     def end_by(self, moment: float) -> None:
         """Let it take no longer than until then, in monotonic seconds; also the attempt that is under way."""
         self.deadline = min(self.deadline, moment)

@@ -77,6 +77,8 @@ _LOOK_AFTER: Final = 1.0
 # and until the first look what became of the question.
 _PROBE_AFTER: Final = 0.05
 _PROBED_AFTER: Final = 0.005
+# Bytes that wait in a TLS connection, each way, before the sender has to.
+_HELD_OVER_TLS: Final = 64 * 1024
 _OVER_LIMIT: Final = Failure(Kind.OVERLOADED, "limits.downstream_connections is reached", retry_after=1.0)
 
 
@@ -272,6 +274,7 @@ class Downstream:
         if self._lost:
             self._let_go()
             return
+        call.forget_request()
         if self._stranger and call.aborted is None and (call.caller or not call.route.inbound):
             self._stranger = False
             self._share.known(self)
@@ -467,10 +470,16 @@ class Downstream:
         if self._tunnel is not None:
             self._tunnel.from_app(data)
         elif self._incoming is not None and self._incoming.upgrade and not self._close_after:
-            self._early.append(data)
-            self.pause_reading()
+            self._keep_early(data)
         else:
             self._still_sending = True
+
+    def _keep_early(self, data: bytes) -> None:
+        """Keep what has come before the target has agreed, and read no more. What is not read says nothing of an app
+        that leaves either, so that has to be looked for."""
+        self._early.append(data)
+        self.pause_reading()
+        self._watch_the_clock()
 
     def _head(self, call: Call, response: Response) -> list[bytes]:
         """Status line, the target's fields, framing, and what Outrider tells the app."""
@@ -560,6 +569,10 @@ class Downstream:
         secured = transport.get_extra_info("ssl_object")
         if secured is not None:
             self.peer_names = peer_names(secured)
+            # By default TLS holds half a MiB of an answer that is not read before anything waits, and of requests a
+            # quarter; without TLS it is as much as here.
+            transport.set_write_buffer_limits(_HELD_OVER_TLS)
+            transport.set_read_buffer_limits(_HELD_OVER_TLS)
         proxy, share = self.proxy, self._share
         proxy.stats.accepted += 1
         if share.admit(self):
@@ -691,7 +704,7 @@ class Downstream:
         if self._in_head or self._queue or (incoming is not None and incoming.body is not None):
             self._after_part_of_a_message()
         elif self._whole and incoming is not None:
-            if self._active is not None:
+            if self._active is not None and not self._reading_paused:
                 self._rest()  # the idle time begins anew with the end of the answer
         else:
             self._await_head()
@@ -1049,8 +1062,7 @@ class Downstream:
         elif not self._deaf:
             self._ignore_upgrades(data[end:])
         elif self._incoming is not None and self._incoming.upgrade and end < len(data):
-            self._early.append(data[end:])
-            self.pause_reading()
+            self._keep_early(data[end:])
 
     def _before_switch(self, data: bytes) -> None:
         """The body of a request that asks for another protocol, and perhaps what comes behind it: that is kept until

@@ -1,0 +1,57 @@
+"""The upkeep of the process."""
+
+from __future__ import annotations
+
+from outrider.controlplane.runtime import Memory
+
+MIB = 1 << 20
+
+
+class Allocator:
+    """Holds `used` bytes in use, and `free` ones that it keeps until it is trimmed."""
+
+    def __init__(self, used: int) -> None:
+        self.used = used
+        self.free = 0
+        self.trims = 0
+
+    def resident(self) -> int:
+        return self.used + self.free
+
+    def trim(self, pad: int) -> None:
+        self.trims += 1
+        self.free = pad
+
+
+def test_memory_is_given_back_when_a_crowd_has_gone() -> None:
+    """Not before, and once more at the next look, for what was just leaving."""
+    of = Allocator(60 * MIB)
+    memory = Memory(of.resident, of.trim)
+    assert not memory.look(2, 2)
+    of.used += 100 * MIB
+    assert not memory.look(1000, 1000)
+    of.used, of.free = 70 * MIB, 90 * MIB
+    assert memory.look(10, 1000)
+    of.used, of.free = 60 * MIB, 10 * MIB
+    assert memory.look(0, 1000)
+    assert of.resident() == 60 * MIB
+
+
+def test_memory_is_given_back_although_a_crowd_came_and_went_between_two_looks() -> None:
+    """A thousand connections of a second are as many as those of a minute."""
+    of = Allocator(60 * MIB)
+    memory = Memory(of.resident, of.trim)
+    of.free = 90 * MIB
+    assert memory.look(2, 1002)
+    assert of.resident() == 60 * MIB
+
+
+def test_memory_that_is_in_use_is_not_tried_again_and_again() -> None:
+    """A store that fills up while connections come and go is no reason to trim at every look."""
+    of = Allocator(60 * MIB)
+    memory = Memory(of.resident, of.trim)
+    memory.look(2, 2)
+    of.used += 50 * MIB
+    for number in range(1, 20):
+        memory.look(2, 2 + 100 * number)
+    assert of.trims == 1
