@@ -12,7 +12,6 @@ import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from enum import Enum
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -22,11 +21,15 @@ import uvloop
 from outrider import __version__
 from outrider.config.resolve import Resolved
 from outrider.config.schema import Config
+from outrider.controlplane.admin.handler import AdminHandler, VisitorOf
 from outrider.controlplane.circuits import order as order_circuit
 from outrider.controlplane.intercom import ADMIN, ALIVE, BEAT, HOLD, READY, RELOAD, TELEMETRY, Inherited
+from outrider.controlplane.late import Late
 from outrider.controlplane.orphans import Orphans
 from outrider.controlplane.runtime import Runtime
+from outrider.controlplane.servers import ControlServer
 from outrider.controlplane.telemetry.logs import Logs
+from outrider.controlplane.telemetry.server import telemetry
 from outrider.controlplane.upkeep import Upkeep, repeat
 from outrider.dataplane.downstream.listener import Listener
 from outrider.dataplane.downstream.proxy import OTHER_DESCRIPTORS
@@ -34,7 +37,9 @@ from outrider.errors import EXIT_FAILED, EXIT_OK, StartError
 from outrider.ports import CALLS, INBOUND, bind_all, port_key
 
 if TYPE_CHECKING:
-    from outrider.controlplane.servers import ControlServer
+    from aiohttp import web
+
+    from outrider.controlplane.health import HealthChecks
 
 log = logging.getLogger("outrider")
 
@@ -75,8 +80,7 @@ class App:
     async def start(self) -> None:
         """Open every port. Raises StartError, with everything closed again, if one is not to be had.
 
-        Every port is bound before the first call is accepted. The library that serves telemetry and admin takes
-        longer to import than everything else together, so it is imported beside the first calls.
+        Every port is bound before the first call is accepted.
         """
         runtime, inherited = self.runtime, self._inherited
         bound = inherited.sockets if inherited is not None else bind_all(runtime.resolved)
@@ -109,13 +113,16 @@ class App:
 
     async def _serve_control_ports(self, bound: dict[str, socket.socket]) -> None:
         """Telemetry and admin answer before outside parties do: a start that waits for them is to be seen."""
-        # A thread of its own, gone afterwards: a process with one thread takes no locks.
-        with ThreadPoolExecutor(1) as importer:
-            loop = asyncio.get_running_loop()
-            servers = await loop.run_in_executor(importer, importlib.import_module, "outrider.controlplane.servers")
         runtime = self.runtime
-        for key, app in ((TELEMETRY, servers.telemetry_app(runtime)), (ADMIN, servers.admin_app(runtime))):
-            self._servers[key] = await servers.serve(app, key)
+        await runtime.begin_standing_faults()
+
+        def load(visitor_of: VisitorOf) -> web.AppRunner:
+            from outrider.controlplane.admin.server import admin_app, runner
+
+            return runner(admin_app(runtime), visitor_of)
+
+        for key, handler in ((TELEMETRY, telemetry(runtime)), (ADMIN, AdminHandler(load))):
+            self._servers[key] = ControlServer(key, handler)
         if self._inherited is None:
             for key, server in self._servers.items():
                 server.listen(bound[key])
@@ -146,11 +153,20 @@ class App:
                 found = discovery.Discovery(discovered, resolver)
                 self.upkeep.begin(f"endpoints of {discovered.cluster.name}", found.first, _then(found.watch))
         if compiled.checked:
-            health = importlib.import_module("outrider.controlplane.health")
-            names = self.runtime.proxy.names
-            self.upkeep.go_on(
-                *(health.HealthChecks(cluster, settings, names).watch() for cluster, settings in compiled.checked)
-            )
+            self.upkeep.go_on(self._check_health())
+
+    async def _check_health(self) -> None:
+        """Ask endpoints, as soon as what asks them is imported, which takes long."""
+
+        def load() -> type[HealthChecks]:
+            from outrider.controlplane.health import HealthChecks
+
+            return HealthChecks
+
+        checks = await Late(load).get()
+        names = self.runtime.proxy.names
+        checked = self.runtime.compiled.checked
+        await asyncio.gather(*(checks(cluster, settings, names).watch() for cluster, settings in checked))
 
     def _fetch_secrets(self) -> None:
         """Those that come from commands and issuers."""
@@ -190,6 +206,7 @@ class App:
         for server in self._servers.values():
             await server.close()
         self._servers.clear()
+        await self.runtime.end_faults()
 
 
 def _then(watch: Callable[[], Awaitable[None]]) -> Callable[[Any], Awaitable[None]]:

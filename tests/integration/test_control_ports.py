@@ -82,7 +82,7 @@ async def test_a_visitor_that_is_answered_makes_no_room(tmp_path: Path, monkeypa
         server = proxy.app._servers["telemetry.listen"]
         async with Client(proxy.telemetry) as first:
             assert (await first.call(get("/healthz", host="127.0.0.1"))).status == 200
-            (visitor,) = server.visitors.values()
+            (visitor,) = server.visitors
             visitor.busy = True
             async with Client(proxy.telemetry) as second:
                 assert await second.end()

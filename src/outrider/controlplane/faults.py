@@ -19,7 +19,7 @@ from functools import partial
 from itertools import count
 from random import randbytes, random
 from time import monotonic
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -131,6 +131,10 @@ class FaultLab:
             self.faults.remove(fault)
             raise FaultError(f"no relay can be opened in front of it: {error.strerror}") from None
         return fault
+
+    async def begin(self, order: Any) -> Fault:
+        """Begin a fault by an order as JSON has it. Raises FaultError, and pydantic's ValidationError."""
+        return await self.add(FaultOrder.model_validate(order))
 
     async def clear(self, service: str | None = None) -> int:
         """End all faults, or those of one service; how many there were."""

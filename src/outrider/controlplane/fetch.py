@@ -11,10 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from outrider.controlplane.late import Late
 from outrider.model.addresses import hide_in_urls
 
 if TYPE_CHECKING:
     from aiohttp import ClientResponse
+
+
+def _import_client() -> None:
+    import outrider.controlplane.connecting  # noqa: F401 # for the side effect: aiohttp, which takes long to import
+
+
+_CLIENT = Late(_import_client)
 
 
 class FetchError(Exception):
@@ -45,7 +53,8 @@ async def fetch(
 
     `timeout` is in seconds, for everything together; `limit` in bytes of the body. Raises FetchError.
     """
-    import aiohttp  # which takes longer to import than everything that starts before it is needed
+    await _CLIENT.get()
+    import aiohttp
 
     from outrider.controlplane.connecting import connector
 

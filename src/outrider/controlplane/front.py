@@ -10,26 +10,24 @@ import signal
 import socket
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
-from time import monotonic
-from typing import Any, cast
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Any, cast
 
 from outrider.config.schema import Config
-from outrider.controlplane.admin.orders import CIRCUIT
-from outrider.controlplane.admin.server import admin_guard
-from outrider.controlplane.faults import FaultOrder
-from outrider.controlplane.intercom import ADMIN, ALIVE, BEAT, DRAIN, QUIT, STANDING, STOP, TELEMETRY, Line, Visits
-from outrider.controlplane.servers import serve
+from outrider.controlplane.admin.handler import AdminHandler, VisitorOf
+from outrider.controlplane.intercom import ADMIN, ALIVE, BEAT, STOP, TELEMETRY, Line, Visits
+from outrider.controlplane.servers import ControlServer
+from outrider.controlplane.telemetry.http import Asked, PlainHandler, Reply
 from outrider.controlplane.telemetry.pages import OPENMETRICS, Pages, merged
+from outrider.controlplane.telemetry.server import by_path, metrics_page
 from outrider.controlplane.upkeep import Upkeep, repeat
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 log = logging.getLogger("outrider")
 
 # Seconds for one answer of a worker, and bytes of it.
-_PATIENCE = 2.0
-# Seconds for a rotation of keys, which asks issuers.
-_ROTATION = 20.0
+PATIENCE = 2.0
 _LARGEST = 16 << 20
 
 
@@ -58,7 +56,7 @@ class Workers:
             self._fields.append(f"Authorization: Bearer {token}")
 
     async def ask(
-        self, kind: str, path: str, *fields: str, method: str = "GET", body: bytes = b"", patience: float = _PATIENCE
+        self, kind: str, path: str, *fields: str, method: str = "GET", body: bytes = b"", patience: float = PATIENCE
     ) -> dict[int, Answered]:
         """The answers by worker, of those that answer within `patience` seconds. `kind` is the key of the port that is
         asked, `path` as it goes on the wire."""
@@ -110,7 +108,7 @@ def _understood(data: bytes) -> Answered:
     return Answered(response.status, response.read())
 
 
-def telemetry_front(workers: Workers) -> web.Application:
+def telemetry_front(workers: Workers) -> PlainHandler:
     """`/metrics` of all workers, each series with its `worker`; ready and alive while at least one of them is."""
 
     async def render(accept: str) -> tuple[bytes, str] | None:
@@ -118,105 +116,13 @@ def telemetry_front(workers: Workers) -> web.Application:
         texts = {number: one.body.decode() for number, one in answers.items() if one.status == 200}
         return await asyncio.to_thread(merged, texts, accept) if texts else None
 
-    pages = Pages(render)
-
-    async def metrics(request: web.Request) -> web.Response:
-        page = await pages.get(request.headers.get("accept", ""))
-        if page is None:
-            return web.Response(status=503, text="no worker answers\n")
-        return web.Response(body=page[0], headers={"content-type": page[1]})
-
-    async def state(request: web.Request) -> web.Response:
-        answers = await workers.ask(TELEMETRY, request.path)
+    async def state(asked: Asked) -> Reply:
+        answers = await workers.ask(TELEMETRY, asked.path)
         if any(one.status == 200 for one in answers.values()):
-            return web.Response(text="ok\n")
-        text = next((one.body.decode() for one in answers.values()), "no worker answers\n")
-        return web.Response(status=503, text=text)
+            return Reply(200, b"ok\n")
+        return Reply(503, next((one.body for one in answers.values()), b"no worker answers\n"))
 
-    app = web.Application()
-    app.router.add_get("/metrics", metrics)
-    for path in ("/healthz", "/-/healthy", "/readyz", "/-/ready", "/ready"):
-        app.router.add_get(path, state)
-    return app
-
-
-class AdminFront:
-    """What can be looked at, by worker; orders go to all of them, those to end by way of the supervisor."""
-
-    def __init__(self, config: Config, workers: Workers, line: Line) -> None:
-        self._workers = workers
-        self._line = line
-        self.app = web.Application(middlewares=[admin_guard(config)])
-        router = self.app.router
-        for path in ("/api/v1/status", "/api/v1/circuits", "/api/v1/faults", "/api/v1/keys", "/config"):
-            router.add_get(path, self._look)
-        router.add_post(CIRCUIT, self._order_circuit)
-        router.add_post("/api/v1/keys/rotate", self._rotate)
-        router.add_post("/api/v1/faults", self._begin_fault)
-        router.add_delete("/api/v1/faults", self._end_faults)
-        for path in ("/-/drain", "/-/quit", "/quitquitquit"):
-            router.add_post(path, self._end)
-
-    async def _look(self, request: web.Request) -> web.Response:
-        answers = await self._workers.ask(ADMIN, request.rel_url.raw_path)
-        shown = {str(number): one.json() for number, one in answers.items() if one.status == 200}
-        if not shown:
-            return _refused(answers)
-        if request.path == "/config":
-            return web.json_response(next(iter(shown.values())))
-        return web.json_response({"workers": shown})
-
-    async def _tell(self, request: web.Request, patience: float = _PATIENCE) -> tuple[web.Response, bool]:
-        """Pass an order on to every worker. Returns the answer, and whether at least one of them has taken the order
-        and none has refused it. The first refusal stands for all."""
-        body = await request.read()
-        path = request.rel_url.raw_path_qs
-        kind = "Content-Type: application/json"
-        answers = await self._workers.ask(ADMIN, path, kind, method=request.method, body=body, patience=patience)
-        refusals = {number: one for number, one in answers.items() if one.status >= 400}
-        if not answers or refusals:
-            return _refused(refusals), False
-        return web.json_response({"workers": {str(number): one.json() for number, one in answers.items()}}), True
-
-    async def _rotate(self, request: web.Request) -> web.Response:
-        return (await self._tell(request, _ROTATION))[0]
-
-    async def _order_circuit(self, request: web.Request) -> web.Response:
-        answer, taken = await self._tell(request)
-        if taken:
-            self._stand({"circuit": request.match_info["name"], "action": request.match_info["action"]})
-        return answer
-
-    async def _begin_fault(self, request: web.Request) -> web.Response:
-        answer, taken = await self._tell(request)
-        if taken:
-            fault = json.loads(await request.read())
-            self._stand({"fault": fault, "until": monotonic() + FaultOrder.model_validate(fault).lasts})
-        return answer
-
-    async def _end_faults(self, request: web.Request) -> web.Response:
-        answer, taken = await self._tell(request)
-        if taken:
-            self._stand({"cleared": request.query.get("service")})
-        return answer
-
-    def _stand(self, order: dict[str, Any]) -> None:
-        """An order that holds for workers to come, too: the supervisor keeps it."""
-        if not self._line.say(f"{STANDING} {json.dumps(order)}"):
-            log.error("an order was given to the workers, but not kept for those to come", extra={"fields": order})
-
-    async def _end(self, request: web.Request) -> web.Response:
-        order, text = (DRAIN, "draining\n") if request.path == "/-/drain" else (QUIT, "stopping\n")
-        if not self._line.say(order):
-            return web.Response(status=503, text="the supervisor does not listen\n")
-        return web.Response(status=202, text=text)
-
-
-def _refused(refusals: dict[int, Answered]) -> web.Response:
-    """The first refusal, or that there was no answer at all."""
-    for one in refusals.values():
-        return web.Response(status=one.status, body=one.body, content_type="application/json")
-    return web.json_response({"error": "no worker answers; the order was not taken"}, status=503)
+    return PlainHandler(by_path(metrics_page(Pages(render)), state, state))
 
 
 async def serve_front(
@@ -242,14 +148,16 @@ async def serve_front(
     upkeep = Upkeep()
     upkeep.go_on(repeat("signs of life", beat))
     workers = Workers(visits, config.admin.token)
-    servers = []
-    for key, app, bound in (
-        (TELEMETRY, telemetry_front(workers), telemetry),
-        (ADMIN, AdminFront(config, workers, line).app, admin),
-    ):
-        server = await serve(app, key)
+
+    def load(visitor_of: VisitorOf) -> web.AppRunner:
+        from outrider.controlplane.admin.front import AdminFront
+        from outrider.controlplane.admin.server import runner
+
+        return runner(AdminFront(config, workers, line).app, visitor_of)
+
+    servers = [ControlServer(TELEMETRY, telemetry_front(workers)), ControlServer(ADMIN, AdminHandler(load))]
+    for server, bound in zip(servers, (telemetry, admin), strict=True):
         server.listen(bound)
-        servers.append(server)
     await stop.wait()
     await upkeep.stop()
     for server in servers:

@@ -26,6 +26,7 @@ from outrider.controlplane.upkeep import repeat
 from outrider.dataplane.downstream.proxy import Proxy
 
 if TYPE_CHECKING:
+    from outrider.controlplane.faults import FaultLab
     from outrider.dataplane.engine.routing import Route
 
 log = logging.getLogger("outrider")
@@ -140,6 +141,7 @@ class Runtime:
         self.memory = Memory(resident, malloc_trim())
         self.stop: Callable[[signal.Signals], None] = lambda number: None  # as if the process had got this signal
         self.standing_faults: list[tuple[dict[str, Any], float]] = []  # orders from before, and when they end
+        self._fault_lab: FaultLab | None = None
         self.ready = False
         # Of what is shown, not of secrets: everybody may read the hash, and could try out passwords against it.
         text = json.dumps(shown_values(resolved.document), sort_keys=True, default=str)
@@ -155,6 +157,27 @@ class Runtime:
             names[port] = hashlib.blake2b(where.encode(errors="replace"), digest_size=4).hexdigest()
         for route in self.compiled.routes:
             route.be_named(f"outrider-{names[inbound if route.inbound else calls]}".encode())
+
+    @property
+    def fault_lab(self) -> FaultLab:
+        """Where faults are made on purpose; imported when it is asked for."""
+        if self._fault_lab is None:
+            from outrider.controlplane.faults import FaultLab
+
+            self._fault_lab = FaultLab({cluster.name: cluster for cluster in self.compiled.clusters})
+        return self._fault_lab
+
+    async def begin_standing_faults(self) -> None:
+        """Go on with what was begun before this worker was. Raises FaultError."""
+        for fault, until in self.standing_faults:
+            left = until - monotonic()
+            if left > 0:
+                await self.fault_lab.begin({**fault, "for": f"{left:.3f}s"})
+
+    async def end_faults(self) -> None:
+        """End all of them, with the sidecar."""
+        if self._fault_lab is not None:
+            await self._fault_lab.close()
 
     def all_routes(self) -> list[Route]:
         """Every route, and the one for requests that reach none."""

@@ -1,4 +1,5 @@
-"""The two ports that aiohttp serves, telemetry and admin. Imported late: see `outrider.app.App.start`.
+"""The two ports beside those for calls, telemetry and admin: which connections they have, and for how long. What is
+said on a connection is for its handler: telemetry/http.py or admin/handler.py.
 
 Strangers may connect to them and say nothing. So we accept ourselves: each port has a small number of connections, of
 which a silent one makes room for a new one, and none may stay silent for long. A probe of the kubelet gets its answer
@@ -11,24 +12,16 @@ import asyncio
 import errno
 import logging
 import socket
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from time import monotonic
-from typing import Any
+from typing import Protocol
 
-from aiohttp import web
-
-from outrider.controlplane.admin.server import admin_app
 from outrider.controlplane.intercom import ADMIN, TELEMETRY
-from outrider.controlplane.telemetry.server import telemetry_app
 from outrider.controlplane.upkeep import repeat
 
-__all__ = ["ControlServer", "admin_app", "serve", "telemetry_app"]
-
 log = logging.getLogger("outrider")
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 # Connections that a port has at a time. They come out of the descriptors that are kept from calls.
 _MOST = {TELEMETRY: 32, ADMIN: 16}
@@ -45,9 +38,14 @@ _CHANCE = 0.02
 _EXHAUSTED = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
 
 
+# Seconds that answers under way have left when a port is closed.
+_MOMENT = 0.5
+
+
 @dataclass(slots=True, eq=False)
 class Visitor:
-    """One connection. `since` is when it came or was answered last; `spoken` whether it has sent anything yet."""
+    """One connection. `since` is when it came or was answered last; `spoken` whether it has sent anything yet; without
+    a `transport` its handler is not ready for it."""
 
     since: float
     spoken: bool
@@ -58,17 +56,39 @@ class Visitor:
     def gone(self) -> bool:
         return self.transport is not None and self.transport.is_closing()
 
+    @asynccontextmanager
+    async def attended(self) -> AsyncIterator[None]:
+        """While an answer is made, which takes a bounded time: raises TimeoutError after that."""
+        self.busy = self.spoken = True
+        try:
+            async with asyncio.timeout(_WORK):
+                yield
+        finally:
+            self.busy = False
+            self.since = monotonic()
+
+
+class Handler(Protocol):
+    """What is said on the connections of a port."""
+
+    async def serve(self, accepted: socket.socket, visitor: Visitor) -> None:
+        """Serve a connection, or begin to; gives the visitor its transport. Raises OSError if it is gone already."""
+
+    async def close(self) -> None:
+        """Give answers under way a moment, and end every connection that `serve` has left open."""
+
 
 @dataclass(slots=True)
 class ControlServer:
-    """An application on a listening socket, on connections that are passed to it, or both."""
+    """Serves a listening socket, connections that are passed to it, or both. `name` is the key of the port in the
+    configuration."""
 
     name: str
-    runner: web.AppRunner
-    most: int
-    visitors: dict[object, Visitor] = field(default_factory=dict)
+    handler: Handler
+    visitors: set[Visitor] = field(default_factory=set)
     _bound: socket.socket | None = None
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _serving: set[asyncio.Task[None]] = field(default_factory=set)
+    _sweeping: asyncio.Task[None] | None = None
     _resuming: asyncio.TimerHandle | None = None
 
     def listen(self, bound: socket.socket) -> None:
@@ -76,7 +96,7 @@ class ControlServer:
         self._bound = bound
         bound.setblocking(False)
         asyncio.get_running_loop().add_reader(bound, self._accept)
-        self._run(repeat(f"connections of {self.name}", self._sweep, _SWEEP_EVERY))
+        self._sweeping = asyncio.create_task(repeat(f"connections of {self.name}", self._sweep, _SWEEP_EVERY))
 
     async def close(self) -> None:
         """Stop accepting, give what is under way a moment, and close everything."""
@@ -85,33 +105,38 @@ class ControlServer:
         if self._bound is not None:
             asyncio.get_running_loop().remove_reader(self._bound)
             self._bound.close()
-        for task in self._tasks:
-            task.cancel()
-        await self.runner.cleanup()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        for visitor in self.visitors:
+            if not visitor.busy and visitor.transport is not None:
+                visitor.transport.close()
+        if self._serving:
+            _, late = await asyncio.wait(self._serving, timeout=_MOMENT)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        await self.handler.close()
 
     def take(self, accepted: socket.socket) -> None:
         """Serve a connection."""
         accepted.setblocking(False)
         visitor = Visitor(monotonic(), _has_spoken(accepted))
-        protocol = self._server()
-        self.visitors[protocol] = visitor
-        self._run(self._open(protocol, visitor, accepted))
+        self.visitors.add(visitor)
+        task = asyncio.create_task(self._serve(accepted, visitor))
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
 
-    def _server(self) -> Any:
-        """The protocol of one more connection."""
-        server = self.runner.server
-        assert server is not None
-        return server()
-
-    async def _open(self, protocol: Any, visitor: Visitor, accepted: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
+    async def _serve(self, accepted: socket.socket, visitor: Visitor) -> None:
         try:
-            transport, _ = await loop.connect_accepted_socket(lambda: protocol, accepted)
-        except OSError:
-            self.visitors.pop(protocol, None)
-            accepted.close()  # gone before it began
-        else:
-            visitor.transport = transport
+            await self.handler.serve(accepted, visitor)
+        except Exception as error:
+            if not isinstance(error, OSError):  # an OSError: it was gone before it began
+                log.exception("a bug in Outrider broke a connection of %s; please report it", self.name)
+            if visitor.transport is None:
+                accepted.close()
+            else:
+                visitor.transport.abort()
+            self.visitors.discard(visitor)
 
     def _accept(self) -> None:
         """Take what waits, some at a time."""
@@ -119,7 +144,7 @@ class ControlServer:
         for _ in range(_ACCEPTS_PER_TURN):
             full = self._is_full()
             idlest = self._idlest() if full else None
-            if full and idlest is None and not all(visitor.busy for visitor in self.visitors.values()):
+            if full and idlest is None and not all(visitor.busy for visitor in self.visitors):
                 self._pause(_CHANCE)  # some have only just come
                 return
             try:
@@ -152,55 +177,30 @@ class ControlServer:
 
     def _is_full(self) -> bool:
         """Whether there are as many visitors as there may be, once those are forgotten that have left."""
-        if len(self.visitors) >= self.most:
-            for protocol in [one for one, visitor in self.visitors.items() if visitor.gone]:
-                del self.visitors[protocol]
-        return len(self.visitors) >= self.most
+        most = _MOST[self.name]
+        if len(self.visitors) >= most:
+            self.visitors -= {visitor for visitor in self.visitors if visitor.gone}
+        return len(self.visitors) >= most
 
-    def _idlest(self) -> object | None:
+    def _idlest(self) -> Visitor | None:
         """The visitor that has been silent longest, those first that have never said anything. None if all are being
         answered, or have only just come."""
         before = monotonic() - _CHANCE
-        idle = [
-            (v.spoken, v.since, protocol)
-            for protocol, v in self.visitors.items()
-            if not v.busy and v.transport is not None and v.since < before
-        ]
-        return min(idle, key=lambda one: one[:2])[2] if idle else None
+        idle = [one for one in self.visitors if not one.busy and one.transport is not None and one.since < before]
+        return min(idle, key=lambda one: (one.spoken, one.since), default=None)
 
-    def _end(self, protocol: object) -> None:
-        transport = self.visitors.pop(protocol).transport
-        if transport is not None:
-            transport.abort()
+    def _end(self, visitor: Visitor) -> None:
+        self.visitors.discard(visitor)
+        if visitor.transport is not None:
+            visitor.transport.abort()
 
     async def _sweep(self) -> float:
         """End those that have been silent for too long."""
         now = monotonic()
-        for protocol, visitor in list(self.visitors.items()):
+        for visitor in list(self.visitors):
             if visitor.gone or (not visitor.busy and now - visitor.since > _SILENCE):
-                self._end(protocol)
+                self._end(visitor)
         return _SWEEP_EVERY
-
-    def _run(self, work: Any) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    @web.middleware
-    async def attend(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Note that a visitor is being answered, and bound the time that takes."""
-        visitor = self.visitors.get(request.protocol)
-        if visitor is None:
-            return await handler(request)
-        visitor.busy = visitor.spoken = True
-        try:
-            async with asyncio.timeout(_WORK):
-                return await handler(request)
-        except TimeoutError:
-            raise web.HTTPRequestTimeout(text="it took too long\n") from None
-        finally:
-            visitor.busy = False
-            visitor.since = monotonic()
 
 
 def _has_spoken(accepted: socket.socket) -> bool:
@@ -208,12 +208,3 @@ def _has_spoken(accepted: socket.socket) -> bool:
     with suppress(OSError):
         return bool(accepted.recv(1, socket.MSG_PEEK))
     return False
-
-
-async def serve(app: web.Application, key: str) -> ControlServer:
-    """Make an application ready to serve the port with this key of the configuration."""
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.5)
-    server = ControlServer(key, runner, _MOST[key])
-    app.middlewares.insert(0, server.attend)
-    await runner.setup()
-    return server

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from pydantic import ValidationError
 
 from outrider.controlplane.circuits import ACTIONS, order
-from outrider.controlplane.faults import FaultError, FaultLab, FaultOrder
+from outrider.controlplane.faults import FaultError
 from outrider.dataplane.policies.deciders.breaker import Breaker
 
 if TYPE_CHECKING:
@@ -47,17 +46,16 @@ def add_orders(app: web.Application, runtime: Runtime) -> None:
 
 
 def _add_faults(app: web.Application, runtime: Runtime) -> None:
-    """The fault lab, which ends with the application."""
-    lab = FaultLab({cluster.name: cluster for cluster in runtime.compiled.clusters})
+    """The fault lab."""
 
     async def faults(request: web.Request) -> web.Response:
-        return web.json_response({"faults": [fault.shown() for fault in lab.faults]})
+        return web.json_response({"faults": [fault.shown() for fault in runtime.fault_lab.faults]})
 
     async def begin_fault(request: web.Request) -> web.Response:
         if not runtime.resolved.config.admin.allow_faults:
             return _refused(403, "faults are not allowed here; set admin.allow_faults: true where they may do no harm")
         try:
-            fault = await lab.add(FaultOrder.model_validate(json.loads(await request.text())))
+            fault = await runtime.fault_lab.begin(json.loads(await request.text()))
         except ValidationError as error:
             first = error.errors()[0]
             return _refused(400, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
@@ -66,23 +64,11 @@ def _add_faults(app: web.Application, runtime: Runtime) -> None:
         return web.json_response(fault.shown(), status=201)
 
     async def end_faults(request: web.Request) -> web.Response:
-        return web.json_response({"ended": await lab.clear(request.query.get("service"))})
-
-    async def begin_standing(_: web.Application) -> None:
-        """Go on with what was begun before this worker was."""
-        for fault, until in runtime.standing_faults:
-            left = until - monotonic()
-            if left > 0:
-                await lab.add(FaultOrder.model_validate({**fault, "for": f"{left:.3f}s"}))
-
-    async def close_lab(_: web.Application) -> None:
-        await lab.close()
+        return web.json_response({"ended": await runtime.fault_lab.clear(request.query.get("service"))})
 
     app.router.add_get("/api/v1/faults", faults)
     app.router.add_post("/api/v1/faults", begin_fault)
     app.router.add_delete("/api/v1/faults", end_faults)
-    app.on_startup.append(begin_standing)
-    app.on_cleanup.append(close_lab)
 
 
 def shown(breaker: Breaker) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from outrider import __version__
 from outrider.config.redaction import shown_values
 from outrider.config.schema import Config
 from outrider.config.source import Document, KeyPath, dotted
+from outrider.controlplane.admin.handler import VisitorOf
 from outrider.controlplane.admin.orders import add_orders, shown
 from outrider.controlplane.runtime import Runtime
 from outrider.dataplane.policies.deciders.breaker import Breaker
@@ -29,7 +30,28 @@ from outrider.model.addresses import hide_in_urls
 
 _OUR_HOSTS = frozenset(("127.0.0.1", "localhost", "[::1]", "::1"))
 
+# Seconds that answers under way have left at the end.
+_MOMENT = 0.5
+
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def runner(app: web.Application, visitor_of: VisitorOf) -> web.AppRunner:
+    """What serves an application on connections whose visitors are attended: their answers take a bounded time."""
+
+    @web.middleware
+    async def attend(request: web.Request, handler: Handler) -> web.StreamResponse:
+        visitor = visitor_of(request.protocol)
+        if visitor is None:
+            return await handler(request)
+        try:
+            async with visitor.attended():
+                return await handler(request)
+        except TimeoutError:
+            raise web.HTTPRequestTimeout(text="it took too long\n") from None
+
+    app.middlewares.insert(0, attend)
+    return web.AppRunner(app, access_log=None, shutdown_timeout=_MOMENT)
 
 
 def admin_guard(config: Config) -> Any:

@@ -4,53 +4,66 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from aiohttp import web
-
+from outrider.controlplane.late import Late
 from outrider.controlplane.runtime import Runtime
-from outrider.controlplane.telemetry.pages import Page, Pages, render
+from outrider.controlplane.telemetry import pages
+from outrider.controlplane.telemetry.http import Asked, Page, PlainHandler, Reply
 
 if TYPE_CHECKING:
     from outrider.controlplane.telemetry.families import PartsRegistry
 
+HEALTHY = ("/healthz", "/-/healthy")
+READY = ("/readyz", "/-/ready", "/ready")
 
-def telemetry_app(runtime: Runtime) -> web.Application:
+
+def telemetry(runtime: Runtime) -> PlainHandler:
     """`/healthz` answers while the event loop lives; `/readyz` while calls are welcome. Neither ever depends on
     targets: a sidecar that is restarted because a target is down helps nobody. Until a credential has been fetched for
     the first time, `/readyz` names it: a new release with a wrong client secret must not replace one that works."""
-    collected: list[PartsRegistry] = []
 
-    async def make(form: str) -> Page:
-        if not collected:  # the metrics library is imported with the first scrape, not at start-up
-            from outrider.controlplane.telemetry.metrics import registry
+    def collected() -> PartsRegistry:
+        from outrider.controlplane.telemetry.metrics import registry
 
-            collected.append(registry(runtime))
-        return await render(collected[0].parts(), form)
+        return registry(runtime)
 
-    pages = Pages(make)
+    collectors = Late(collected)  # the metrics library is imported with the first scrape, not at start-up
 
-    async def metrics(request: web.Request) -> web.Response:
-        page = await pages.get(request.headers.get("accept", ""))
-        assert page is not None
-        return web.Response(body=page[0], headers={"content-type": page[1]})
+    async def make(form: str) -> pages.Page:
+        return await pages.render((await collectors.get()).parts(), form)
 
-    async def healthz(request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+    async def healthz(asked: Asked) -> Reply:
+        return Reply(200, b"ok\n")
 
-    async def readyz(request: web.Request) -> web.Response:
-        if runtime.proxy.draining:
-            return web.Response(status=503, text="draining\n")
-        if not runtime.ready:
-            return web.Response(status=503, text="starting\n")
-        if missing := runtime.missing_credentials():
-            return web.Response(status=503, text=f"no value yet for the credentials: {', '.join(missing)}\n")
-        if trouble := runtime.broken_store():
-            return web.Response(status=503, text=f"the store of idempotency keys cannot be used: {trouble}\n")
-        return web.Response(text="ok\n")
+    async def readyz(asked: Asked) -> Reply:
+        missing = _missing(runtime)
+        return Reply(503, f"{missing}\n".encode()) if missing else Reply(200, b"ok\n")
 
-    app = web.Application()
-    app.router.add_get("/metrics", metrics)
-    for path in ("/healthz", "/-/healthy"):
-        app.router.add_get(path, healthz)
-    for path in ("/readyz", "/-/ready", "/ready"):
-        app.router.add_get(path, readyz)
-    return app
+    return PlainHandler(by_path(metrics_page(pages.Pages(make)), healthz, readyz))
+
+
+def by_path(metrics: Page, healthy: Page, ready: Page) -> dict[str, Page]:
+    """The pages of a telemetry port."""
+    return {"/metrics": metrics, **dict.fromkeys(HEALTHY, healthy), **dict.fromkeys(READY, ready)}
+
+
+def metrics_page(kept: pages.Pages) -> Page:
+    """The page of metrics in the format that a scraper wants; 503 if there is none."""
+
+    async def metrics(asked: Asked) -> Reply:
+        page = await kept.get(asked.accept)
+        return Reply(503, b"no worker answers\n") if page is None else Reply(200, *page)
+
+    return metrics
+
+
+def _missing(runtime: Runtime) -> str:
+    """Why no calls are welcome, or nothing."""
+    if runtime.proxy.draining:
+        return "draining"
+    if not runtime.ready:
+        return "starting"
+    if missing := runtime.missing_credentials():
+        return f"no value yet for the credentials: {', '.join(missing)}"
+    if trouble := runtime.broken_store():
+        return f"the store of idempotency keys cannot be used: {trouble}"
+    return ""
