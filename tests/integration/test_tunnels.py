@@ -154,6 +154,27 @@ async def test_a_side_that_takes_nothing_slows_the_other(outrider: Outrider) -> 
         go_on.set()
 
 
+async def test_an_app_that_leaves_a_tunnel_that_is_not_taken_from_is_noticed(outrider: Outrider) -> None:
+    """While a target reads nothing, nothing is read of the app: that its connection was reset is looked for, as the
+    time for silent tunnels is long."""
+    go_on = asyncio.Event()
+
+    async def sleep(exchange: Exchange) -> None:
+        await go_on.wait()
+
+    async with Target(switching(then=sleep)) as target, outrider(config(target)) as proxy:
+        async with Client(proxy.port) as client:
+            await client.send(get("/user/socket", *LINES))
+            await client.reader.readuntil(b"\r\n\r\n")
+            client.writer.write(bytes(32 << 20))
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.3):
+                    await client.writer.drain()
+            client.reset()
+        await eventually(lambda: not proxy.app.runtime.proxy.connections, "its connection is gone")
+        go_on.set()
+
+
 async def test_a_silent_tunnel_ends(outrider: Outrider) -> None:
     """Nothing moving for `tunnel_idle_timeout` ends it, and counts; traffic keeps it, past every other timeout."""
     async with Target(switching()) as target:

@@ -446,6 +446,8 @@ class Downstream:
         if not self._lost and not self._reading_paused:
             self._reading_paused = True
             self._transport.pause_reading()
+            if self._tunnel is not None:
+                self.proxy.timers.arm(self, monotonic() + _LOOK_AFTER)
 
     def resume_reading(self) -> None:
         """The target can take more."""
@@ -846,9 +848,11 @@ class Downstream:
         found = poller.poll(0)
         ended = self._ended or bool(found)
         call = self._active
-        if (found and found[0][1] & (select.POLLHUP | select.POLLERR)) or (
-            ended and (not self._transport.can_write_eof() or (call is not None and bool(call.upgrade)))
-        ):
+        reset = bool(found) and bool(found[0][1] & (select.POLLHUP | select.POLLERR))
+        if self._tunnel is not None and not reset:
+            self.proxy.timers.arm(self, now + _LOOK_AFTER)  # what it sent before it ended its side is still to be read
+            return
+        if reset or (ended and (not self._transport.can_write_eof() or (call is not None and bool(call.upgrade)))):
             self._gone()
             return
         pause = _LOOK_AFTER

@@ -34,6 +34,9 @@ _BACKSLASH: Final = 0x5C
 _SEMICOLON: Final = 0x3B
 _PARAMETERS: Final = re.compile(rb";[^/]*+")
 _SLASHES: Final = re.compile(rb"/{2,}+")
+# Who reads a path as a reference to resolve (`new URL(path, base)`, `urlsplit(path)`) takes what stands between two
+# slashes in front and the next one for an authority (RFC 3986 §4.2); browsers' rules allow more slashes than two.
+_AUTHORITY: Final = re.compile(rb"/{2,}+[^/]*+")
 # What trimmers take off the ends of a segment. The lookbehind keeps a run from being tried again at each of its bytes.
 _AROUND: Final = re.compile(rb"(?<![\x00-\x20\x7f])[\x00-\x20\x7f]++(?=/|\Z)|(?<=/)[\x00-\x20\x7f]++")
 _CONTROLS: Final = re.compile(rb"[\x00-\x20\x7f]")
@@ -97,6 +100,9 @@ def _forms(path: bytes) -> list[bytes]:
         forms.append(_CONTROLS.sub(b"", path))
     if path.find(b"//") >= 0:
         forms.append(_SLASHES.sub(b"/", path))
+        authority = _AUTHORITY.match(path)
+        if authority is not None:
+            forms.append(path[authority.end() :] or b"/")
     if path.find(b"/.") >= 0:
         forms.append(_resolved(path))
     if path.find(b"./") >= 0 or path.endswith(b"."):
