@@ -8,6 +8,7 @@ from typing import Any, cast
 from outrider.dataplane.attempt import Attempt
 from outrider.dataplane.body import RequestBody
 from outrider.dataplane.call import Call
+from outrider.dataplane.engine.one_attempt import head_for
 from outrider.dataplane.engine.routing import Route
 from outrider.dataplane.policies.deciders.retry import Retry
 from outrider.dataplane.runtime.counters import ClusterStats, RouteStats
@@ -120,6 +121,18 @@ def make_call(
     return call
 
 
+def sent_head(call: Call, owned: frozenset[bytes], lines: list[bytes], endpoint: Endpoint | None = None) -> bytes:
+    """The head that the target of a call gets, on a route that owns these names, with these lines of the policies."""
+    route = cast(Route, call.route)
+    route.owned = owned
+    return head_for(call, route, endpoint or route.cluster.endpoints[0], lines)
+
+
+def pick(cluster: Cluster, call: Call, now: float) -> Endpoint | None:
+    """The endpoint for the next attempt of a call on its own route."""
+    return cluster.pick(call, call.route.rules, now)
+
+
 def make_attempt(
     call: Call | None = None,
     result: Response | Failure | None = None,
@@ -130,7 +143,7 @@ def make_attempt(
 ) -> Attempt:
     """An attempt that has ended with `result`, `latency` seconds after `now`."""
     call = call or make_call()
-    attempt = Attempt(call, number, call.started if now is None else now)
+    attempt = Attempt(call, call.route, number, call.started if now is None else now)
     attempt.answered = attempt.started + latency
     attempt.admitted = True
     if result is not None:

@@ -274,7 +274,7 @@ def test_a_chain_of_fallbacks(tmp_path: Path) -> None:
     made = compiled(tmp_path, f"{USER}    fallback: {chain}\n  other: http://h:1")
     fallback = default(made).fallback
     assert fallback is not None
-    assert fallback.elsewhere == (made.table.services[b"other"],)
+    assert fallback.services == (made.table.services[b"other"],)
     kept = fallback.last_good
     assert kept is not None
     assert (kept.max_age, kept.max_bytes, kept.max_answer) == (60.0, 1024 * 1024, 1024)

@@ -15,8 +15,8 @@ from aiohttp import web
 from outrider.controlplane.connecting import NamesResolver
 from outrider.controlplane.fetch import FetchError, fetch
 from outrider.controlplane.upkeep import is_own
-from outrider.dataplane.upstream import names
-from outrider.dataplane.upstream.names import Names
+from outrider.dataplane.runtime import names
+from outrider.dataplane.runtime.names import Names
 
 V4 = socket.AF_INET
 

@@ -33,6 +33,8 @@ from outrider.controlplane.compile import compile_config
 from outrider.controlplane.credentials import Fetched, FetchError, fetch_command, fetch_oauth2, fetched, minter
 from outrider.dataplane.body import RequestBody
 from outrider.dataplane.call import Call
+from outrider.dataplane.engine.attempts import circumstances
+from outrider.dataplane.engine.routing import Route
 from outrider.dataplane.policies import credentials as policy
 from outrider.dataplane.policies.credentials import Credential, TokenCredential
 from outrider.dataplane.policies.deciders.retry import Decision, Retry
@@ -788,7 +790,8 @@ def refused_call(
 
 def decide(call: Call, status: int = 401, number: int = 1, after: float = 0.0, retry: Retry | None = None) -> Decision:
     attempt = make_attempt(call, make_response(status), number=number, now=call.started + after)
-    return (retry or Retry()).decide(call, attempt, attempt.answered)
+    around = circumstances(call, cast(Route, call.route), attempt)
+    return (retry or Retry()).decide(attempt, around, attempt.answered)
 
 
 @pytest.mark.parametrize("method", [b"GET", b"PUT", b"POST", b"PATCH", b"PROPFIND"])

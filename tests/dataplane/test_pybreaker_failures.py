@@ -42,7 +42,7 @@ def make_breaker(clock: Clock, moves: list[tuple[str, str]] | None = None, **set
 
 
 def begin(breaker: Breaker, clock: Clock) -> Attempt:
-    attempt = Attempt(CALL, 1, clock())
+    attempt = Attempt(CALL, CALL.route, 1, clock())
     assert breaker.admit(attempt) is None
     attempt.answered = clock()
     return attempt

@@ -13,7 +13,7 @@ from time import monotonic
 import pytest
 import trustme
 
-from outrider.dataplane.upstream import names
+from outrider.dataplane.runtime import names
 from tests.integration.conftest import Outrider
 from tests.integration.harness import (
     Client,

@@ -8,6 +8,7 @@ from time import monotonic
 
 import pytest
 
+from outrider.dataplane.policy import Policy
 from tests.integration.conftest import Outrider
 from tests.integration.harness import (
     Action,
@@ -330,7 +331,7 @@ async def test_a_stale_connection_is_replaced_silently(outrider: Outrider, metho
     assert (len(target.seen), target.seen[-1].get("x-outrider-attempt")) == (2, "1")
 
 
-class _CloseMeanwhile:
+class _CloseMeanwhile(Policy):
     """Ends the idle connections of a target, once, between the last look at them and the moment a request is sent."""
 
     owned: frozenset[bytes] = frozenset()

@@ -24,10 +24,10 @@ from outrider.controlplane.inbound import (
 )
 from outrider.controlplane.limits import concurrency, rate_limit
 from outrider.dataplane.downstream.browsers import Browsers
-from outrider.dataplane.downstream.proxy import Correlate, Limits
+from outrider.dataplane.downstream.proxy import Correlate
 from outrider.dataplane.engine.pipeline import Parts, around_the_call, into_each_attempt, owned_by
-from outrider.dataplane.engine.routing import Route, RouteTable, Service
-from outrider.dataplane.inbound_context import ContextStore, Keep, Restore
+from outrider.dataplane.engine.routing import Fallback, Route, RouteTable, Service
+from outrider.dataplane.inbound_context import ContextStore
 from outrider.dataplane.policies.concurrency.limit import ConcurrencyLimit
 from outrider.dataplane.policies.context import Context
 from outrider.dataplane.policies.credentials import Credential, FetchedCredentials, TokenCredential
@@ -37,10 +37,11 @@ from outrider.dataplane.policies.deciders.breaker import Breaker, BreakerSetting
 from outrider.dataplane.policies.deciders.budget import RetryBudget
 from outrider.dataplane.policies.deciders.hedge import Hedge, Percentile
 from outrider.dataplane.policies.deciders.retry import Retry
-from outrider.dataplane.policies.fallback import Fallback, Prepared
+from outrider.dataplane.policies.fallback import Prepared
 from outrider.dataplane.policies.forwarded import WRITTEN, Forwarded
 from outrider.dataplane.policies.headers import Headers
 from outrider.dataplane.policies.idempotency_key import MintKey
+from outrider.dataplane.policies.inbound_context import Keep, Restore
 from outrider.dataplane.policies.incoming import READ, AppHealth, IncomingDeadline
 from outrider.dataplane.policies.last_good import LastGood
 from outrider.dataplane.policies.template import Template
@@ -48,6 +49,7 @@ from outrider.dataplane.policies.throttle import Throttle
 from outrider.dataplane.runtime.counters import ClusterStats, RouteStats
 from outrider.dataplane.runtime.ids import ID_FORMATS
 from outrider.dataplane.runtime.timers import NEVER
+from outrider.dataplane.shared import Limits
 from outrider.dataplane.upstream.balance import HASH
 from outrider.dataplane.upstream.cluster import Cluster, Endpoint
 from outrider.dataplane.upstream.ejection import Ejection, EjectionSettings
@@ -139,17 +141,17 @@ class _Compiler:
     def _fallback(self, chain: tuple[FallbackConfig, ...], correlation: bytes) -> Fallback:
         """What stands in on a route; all services are there by now."""
         steps: list[Prepared | LastGood] = []
-        elsewhere = []
+        services = []
         for one in chain:
             if one.service is not None:
-                elsewhere.append(self._out.table.services[one.service.encode()])
+                services.append(self._out.table.services[one.service.encode()])
             elif one.last_good is not None:
                 kept = one.last_good
                 neutral = frozenset((correlation,))
                 steps.append(LastGood(kept.max_age, kept.max_bytes, kept.max_answer, neutral))
             else:
                 steps.append(_prepared(one))
-        return Fallback(steps, elsewhere)
+        return Fallback(steps, services)
 
     def _browsers(self) -> Browsers | None:
         """What keeps pages in a browser away; None where the app passes browsers' requests on."""
@@ -227,7 +229,7 @@ class _Compiler:
             guard=guarded.guard,
             forwarded=_forwarded(inbound),
             incoming=IncomingDeadline(),
-            health=AppHealth(cluster) if inbound.health_check is not None else None,
+            health=AppHealth(cluster.has_healthy) if inbound.health_check is not None else None,
             rate_limit=rate_limit(inbound.rate_limit, workers, guarded.noted),
             concurrency=in_flight,
             keep=Keep(self._out.contexts, inbound.identity),

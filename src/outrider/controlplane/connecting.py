@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from outrider.dataplane.upstream.names import Names, UnresolvedError
+from outrider.dataplane.runtime.names import Names, UnresolvedError
 
 # Seconds; each client has a shorter limit of its own for everything together.
 _TIMEOUT = 10.0

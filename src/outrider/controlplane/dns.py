@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from outrider.blocking import run_apart
-from outrider.dataplane.upstream.names import is_address, system_addresses
+from outrider.dataplane.runtime.names import is_address, system_addresses
 
 # Seconds for which an address that needs no name server holds, and an answer without a TTL, as the system's have none.
 FOREVER: Final = 60.0

@@ -14,8 +14,8 @@ from outrider.config.schema import HealthCheck
 from outrider.controlplane.connecting import connector
 from outrider.controlplane.fetch import TooLargeError, read_bounded, reason
 from outrider.controlplane.upkeep import is_own, repeat
+from outrider.dataplane.runtime.names import Names
 from outrider.dataplane.upstream.cluster import Cluster, Endpoint
-from outrider.dataplane.upstream.names import Names
 from outrider.model.addresses import hide_in_urls
 
 log = logging.getLogger("outrider")

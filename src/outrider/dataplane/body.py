@@ -10,9 +10,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.http1.heads import LAST_CHUNK
+from outrider.dataplane.ports import Connection
+
+if TYPE_CHECKING:
+    from outrider.dataplane.ports import AppConnection
 
 # Bytes held for a sink that does not exist yet before the app is asked to wait.
 HIGH_WATER: Final = 64 * 1024
@@ -20,26 +24,10 @@ HIGH_WATER: Final = 64 * 1024
 _MANY: Final = 64  # pieces
 
 
-class Source(Protocol):
-    """The app's connection, as the body sees it."""
-
-    def pause_body(self) -> None: ...
-
-    def resume_body(self) -> None: ...
-
-
-class Sink(Protocol):
-    """The target's connection, as the body sees it."""
-
-    write_paused: bool
-
-    def write(self, data: bytes) -> None: ...
-
-
-class Discard:
+class Discard(Connection):
     """A sink that takes everything and keeps nothing: for a body of which only the digest is wanted."""
 
-    __slots__ = ("write_paused",)
+    __slots__ = ()
 
     def __init__(self) -> None:
         self.write_paused = False
@@ -70,7 +58,7 @@ class RequestBody:
         "whole_or_too_large",
     )
 
-    def __init__(self, source: Source, limit: int, chunked: bool, max_size: int = sys.maxsize) -> None:
+    def __init__(self, source: AppConnection, limit: int, chunked: bool, max_size: int = sys.maxsize) -> None:
         self.source = source
         self.limit = limit
         self.max_size = max_size
@@ -82,7 +70,7 @@ class RequestBody:
         self.complete = False
         self.announced = False  # the attempt under way has been told that the upload has ended
         self.sent = False  # the last byte has been handed to the present sink
-        self.sink: Sink | None = None
+        self.sink: Connection | None = None
         self.paused = False
         self.whole_or_too_large: Callable[[], None] | None = None  # called then, if it is set
         self.digest: blake2b | None = None  # of all that has been fed, where that is asked for
@@ -153,7 +141,7 @@ class RequestBody:
         body = self._framed(self.kept)
         return body + LAST_CHUNK if self.chunked else body
 
-    def attach(self, sink: Sink) -> None:
+    def attach(self, sink: Connection) -> None:
         """Start, or start again, with this sink: everything kept is sent first. Only while `replayable`,
         or for the very first sink."""
         if self.replayable:
@@ -161,10 +149,14 @@ class RequestBody:
         self.sink = sink
         self.sent = False
         self.flush()
-        if self.sink is not None and not sink.write_paused:
+        if self._is_drained_by(sink) and not sink.write_paused:
             self.writable()
 
-    def detach(self, sink: Sink) -> None:
+    def _is_drained_by(self, sink: Connection) -> bool:
+        """Whether this sink still takes more. Asked again after a flush, which may have ended it."""
+        return self.sink is sink
+
+    def detach(self, sink: Connection) -> None:
         """This sink takes no more. What it took is lost to others unless it was kept."""
         if self.sink is sink:
             self.sink = None

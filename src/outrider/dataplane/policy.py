@@ -10,9 +10,12 @@ Expected events are values; an exception escaping a policy is a bug of ours.
 from __future__ import annotations
 
 from collections.abc import Awaitable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+from mypy_extensions import mypyc_attr
 
 from outrider.model.failure import Failure
+from outrider.model.messages import NO_NAMES
 from outrider.model.outcome import Outcome
 from outrider.model.reply import Reply
 
@@ -23,20 +26,34 @@ if TYPE_CHECKING:
 Verdict = Failure | Reply | None
 
 
-class Policy(Protocol):
-    """What stands between a call and its attempts. One that gives out a permit puts itself into `call.permits`,
-    and only those are observed: most policies have nothing to take back."""
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Permit:
+    """What a policy lends to a call. It goes into `call.permits`, and is returned when the call has ended."""
 
-    def admit(self, call: Call) -> Verdict | Awaitable[Verdict]: ...
+    __slots__ = ()
 
-    def observe(self, call: Call, outcome: Outcome) -> None: ...
+    def observe(self, call: Call, outcome: Outcome) -> None:
+        """The call has ended like this."""
 
 
-class Stamp(Protocol):
-    """What writes into the head of every attempt. `owned` are the header names it writes, lower case:
-    what the app sends under them is dropped."""
+@mypyc_attr(allow_interpreted_subclasses=True)
+class Policy(Permit):
+    """What stands between a call and its attempts; each verb does nothing unless a policy says otherwise.
 
-    @property
-    def owned(self) -> frozenset[bytes]: ...
+    A policy that gives out a permit puts itself into `call.permits`, and only those are observed: most policies have
+    nothing to take back. `owned` are the header names that `stamp` writes, lower case: what the app sends under them
+    is dropped.
+    """
 
-    def stamp(self, attempt: Attempt) -> bytes: ...
+    __slots__ = ("owned",)
+
+    def __init__(self) -> None:
+        self.owned: frozenset[bytes] = NO_NAMES
+
+    def admit(self, call: Call) -> Verdict | Awaitable[Verdict]:
+        """Whether the call may go on."""
+        return None
+
+    def stamp(self, attempt: Attempt) -> bytes:
+        """A line of the head of this attempt."""
+        return b""

@@ -9,28 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from outrider.dataplane.runtime.timers import NEVER, Timers
+from outrider.dataplane.runtime.timers import NEVER, Timed, Timers
 
-
-class End(Protocol):
-    """One of the two connections, as the tunnel sees it."""
-
-    def write(self, data: bytes) -> None: ...
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
-
-    def end_writing(self) -> None:
-        """Tell the other side that no more will come."""
-
-    def leave(self) -> None:
-        """Close, once everything written has been sent."""
+if TYPE_CHECKING:
+    from outrider.dataplane.ports import Connection
 
 
-class Tunnel:
+class Tunnel(Timed):
     """Between `app` and `target`. `sent` and `received` count bytes, seen from the app; `reason` is why it ended."""
 
     __slots__ = (
@@ -42,16 +29,16 @@ class Tunnel:
         "_target_ended",
         "_timers",
         "_wake_call",
-        "due",
         "over",
         "reason",
         "received",
         "sent",
         "silent",
-        "wake",
     )
 
-    def __init__(self, app: End, target: End, timers: Timers, idle: float, wake_call: Callable[[], None]) -> None:
+    def __init__(
+        self, app: Connection, target: Connection, timers: Timers, idle: float, wake_call: Callable[[], None]
+    ) -> None:
         """`idle` is in seconds; `wake_call` is called once, when the tunnel is over."""
         self._app = app
         self._target = target
@@ -79,7 +66,7 @@ class Tunnel:
         self._moved = monotonic()
         self._app.write(data)
 
-    def full(self, side: End, full: bool) -> None:
+    def full(self, side: Connection, full: bool) -> None:
         """One side cannot take more, or can again: the other waits meanwhile."""
         source = self._target if side is self._app else self._app
         if full:
@@ -87,7 +74,7 @@ class Tunnel:
         else:
             source.resume_reading()
 
-    def ended(self, side: End) -> None:
+    def ended(self, side: Connection) -> None:
         """One side will send nothing more; it may still be listening."""
         if side is self._app:
             self._app_ended = True
@@ -98,7 +85,7 @@ class Tunnel:
         if self._app_ended and self._target_ended:
             self.finish("both sides ended")
 
-    def lost(self, side: End) -> None:
+    def lost(self, side: Connection) -> None:
         """One side is gone."""
         self.finish("the app left" if side is self._app else "the target left")
 

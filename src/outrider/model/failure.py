@@ -132,7 +132,7 @@ class Kind(Enum):
     CALLER_LEFT = ("caller-left", 503, "connection_terminated", "The app's own caller has left", Origin.CALLER, "DC",
                    None, NEUTRAL, "cancelled")  # fmt: skip
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 # the columns of the table above
         self,
         slug: str,
         status: int,

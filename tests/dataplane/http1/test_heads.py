@@ -20,7 +20,6 @@ from outrider.dataplane.http1.heads import (
     names_in_via,
     nominated_fields,
     reply_bytes,
-    request_head,
     status_line,
     without,
 )
@@ -28,7 +27,7 @@ from outrider.dataplane.runtime.counters import ClusterStats
 from outrider.dataplane.upstream.cluster import Endpoint
 from outrider.model.messages import HOP_BY_HOP
 from outrider.model.reply import Reply
-from tests.fakes import make_call, make_response
+from tests.fakes import make_call, make_response, sent_head
 
 OURS = REQUEST_OWNED | {b"x-api-key", b"x-correlation-id"}
 
@@ -56,7 +55,8 @@ def head(
     expect: bool = False,
 ) -> list[bytes]:
     """The lines of the head that a target gets."""
-    raw = request_head(call, make_endpoint(base), owned, lines or [], expect)
+    call.expect_continue = expect
+    raw = sent_head(call, owned, lines or [], make_endpoint(base))
     assert raw.endswith(b"\r\n\r\n")
     return raw[:-4].split(b"\r\n")
 

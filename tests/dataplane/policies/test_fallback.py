@@ -6,12 +6,13 @@ from typing import Any, cast
 
 import pytest
 
-from outrider.dataplane.policies.fallback import Fallback, Prepared, cause
+from outrider.dataplane.engine.routing import Fallback
+from outrider.dataplane.policies.fallback import FallbackReplies, Prepared, cause
 from outrider.dataplane.policies.last_good import LastGood
 from outrider.model.failure import Failure, Kind, Origin
 from tests.fakes import make_call, make_response
 
-PREPARED = Fallback([Prepared(200)])
+PREPARED = FallbackReplies([Prepared(200)])
 BROKEN = Failure(Kind.CIRCUIT_OPEN, "")
 
 
@@ -32,7 +33,7 @@ def test_failed_answers_are_covered(status: int, covered: bool) -> None:
 
 def test_the_prepared_answer_is_marked() -> None:
     """`x-outrider-degraded` tells the app what it covers up; the rest is as configured."""
-    fallback = Fallback([Prepared(202, [(b"content-type", b"application/json")], b"{}")])
+    fallback = FallbackReplies([Prepared(202, [(b"content-type", b"application/json")], b"{}")])
     reply = fallback.reply(make_call(), BROKEN)
     assert reply is not None
     assert (reply.status, reply.body) == (202, b"{}")
@@ -55,7 +56,7 @@ def test_replies_do_not_add_up() -> None:
 
 def test_an_empty_chain_has_nothing() -> None:
     """Where only another service could have helped, the failure remains."""
-    assert Fallback([]).reply(make_call(), BROKEN) is None
+    assert FallbackReplies([]).reply(make_call(), BROKEN) is None
 
 
 def kept_good() -> LastGood:
@@ -72,14 +73,14 @@ def kept_good() -> LastGood:
 
 def test_the_first_that_has_an_answer_wins() -> None:
     """An earlier good answer before a prepared one, where there is one."""
-    reply = Fallback([kept_good(), Prepared(202)]).reply(make_call(), BROKEN)
+    reply = FallbackReplies([kept_good(), Prepared(202)]).reply(make_call(), BROKEN)
     assert reply is not None
     assert (reply.status, reply.body) == (200, b"earlier")
 
 
 def test_what_has_no_answer_is_passed_over() -> None:
     """Without an earlier answer to this very call the prepared one comes."""
-    chain = Fallback([kept_good(), Prepared(202)])
+    chain = FallbackReplies([kept_good(), Prepared(202)])
     for call in (make_call(b"POST"), make_call(headers={b"accept": b"text/html"})):
         reply = chain.reply(call, BROKEN)
         assert reply is not None
@@ -88,7 +89,7 @@ def test_what_has_no_answer_is_passed_over() -> None:
 
 def test_the_order_is_the_configured_one() -> None:
     """What stands behind a prepared answer is never asked."""
-    reply = Fallback([Prepared(202), kept_good()]).reply(make_call(), BROKEN)
+    reply = FallbackReplies([Prepared(202), kept_good()]).reply(make_call(), BROKEN)
     assert reply is not None
     assert reply.status == 202
 
@@ -96,14 +97,14 @@ def test_the_order_is_the_configured_one() -> None:
 def test_only_a_chain_with_last_good_takes_answers_down() -> None:
     """`last_good` says where answers are to be kept, and is None where nobody asked for it."""
     last_good = kept_good()
-    assert Fallback([Prepared(202), last_good]).last_good is last_good
+    assert FallbackReplies([Prepared(202), last_good]).last_good is last_good
     assert PREPARED.last_good is None
 
 
 def test_services_that_stand_in_keep_their_order() -> None:
     """They are asked one after the other, as written."""
     services = cast(Any, ["first", "second"])
-    assert Fallback([], services).elsewhere == ("first", "second")
+    assert Fallback([], services).services == ("first", "second")
 
 
 def test_the_cause_is_one_word() -> None:

@@ -7,18 +7,16 @@ from typing import Any, cast
 import pytest
 
 from outrider.dataplane.call import Call
-from outrider.dataplane.http1.heads import REQUEST_OWNED, request_head
+from outrider.dataplane.http1.heads import REQUEST_OWNED
 from outrider.dataplane.policies.forwarded import Forwarded
-from tests.fakes import make_attempt, make_call
+from tests.fakes import make_attempt, make_call, sent_head
 
 
 def sent_on(policy: Forwarded, call: Call) -> dict[str, str]:
     """The fields that the app gets, by lower-case name; none may come twice."""
     policy.admit(call)
     owned = REQUEST_OWNED | policy.owned
-    head = request_head(
-        call, call.route.cluster.endpoints[0], owned, [policy.stamp(make_attempt(call))], False
-    ).decode()
+    head = sent_head(call, owned, [policy.stamp(make_attempt(call))]).decode()
     fields = [line.partition(": ")[::2] for line in head.split("\r\n")[1:] if line]
     assert len({name.lower() for name, _ in fields}) == len(fields), fields
     return {name.lower(): value for name, value in fields if name.lower() not in ("host", "via")}
@@ -79,7 +77,7 @@ def test_what_a_proven_caller_has_named_in_connection_ends_here() -> None:
 def test_without_an_address_there_is_none() -> None:
     """A caller on a Unix socket has no address, and none is made up."""
     call = called()
-    cast(Any, call.downstream).address = b""
+    cast(Any, call.app).address = b""
     assert sent_on(Forwarded(adds=True, secure=False), call) == {
         "x-forwarded-host": "api.test",
         "x-forwarded-proto": "http",

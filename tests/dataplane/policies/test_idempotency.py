@@ -7,7 +7,8 @@ from typing import cast
 
 import pytest
 
-from outrider.dataplane.call import Call, release
+from outrider.dataplane.call import Call
+from outrider.dataplane.engine.accounting import release
 from outrider.dataplane.policies.idempotency import Entry, Idempotency, Lookup, StoreError
 from outrider.dataplane.runtime.timers import NEVER
 from outrider.model.failure import Failure, Kind

@@ -82,7 +82,7 @@ def test_any_bytes_are_a_time_or_none(headers: dict[bytes, bytes]) -> None:
 def test_while_the_app_is_ill_nobody_is_let_in() -> None:
     """At once, with that reason, and with a word on when to come back."""
     cluster = make_cluster(endpoints=2)
-    health = AppHealth(cluster)
+    health = AppHealth(cluster.has_healthy)
     assert health.admit(make_call()) is None
     cluster.found_healthy(cluster.endpoints[0], False, 1000.0)
     assert health.admit(make_call()) is None
@@ -99,7 +99,7 @@ def test_they_hold_nothing() -> None:
     """There is nothing to give back when a call is over."""
     call = make_call()
     IncomingDeadline().admit(call)
-    AppHealth(make_cluster()).admit(call)
+    AppHealth(make_cluster().has_healthy).admit(call)
     assert call.permits == []
     IncomingDeadline().observe(call, SUCCESS)
-    AppHealth(make_cluster()).observe(call, SUCCESS)
+    AppHealth(make_cluster().has_healthy).observe(call, SUCCESS)

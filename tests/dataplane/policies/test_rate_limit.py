@@ -226,7 +226,7 @@ def inbound(user: bytes | None = None, *, caller: str = "", address: bytes = b"1
     """A call that comes in through the guard; `taken`: the guard has taken the user's name off."""
     call = make_call(headers={KEY: user} if user is not None else None, route=INBOUND, now=1000.0)
     call.caller = caller
-    cast(Any, call.downstream).address = address
+    cast(Any, call.app).address = address
     if taken:
         call.nominated = frozenset((KEY,))
     return call

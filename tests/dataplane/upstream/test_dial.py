@@ -6,8 +6,8 @@ import errno
 
 import pytest
 
+from outrider.dataplane.runtime.names import UnresolvedError
 from outrider.dataplane.upstream.dial import failure_of
-from outrider.dataplane.upstream.names import UnresolvedError
 from outrider.model.failure import LOCAL_ERRORS, Kind
 from outrider.model.outcome import FAILURE, NEUTRAL
 from tests.fakes import make_cluster

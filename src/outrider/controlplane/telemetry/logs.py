@@ -380,7 +380,7 @@ class AccessLog:
     def _is_news(self, call: Call) -> bool:
         """Whether this line says more than the latest ones did: not if many calls of one service end alike."""
         failure = call.failure
-        service = call.route.cluster.shown
+        service = call.route.shown
         reason = failure.kind.slug if failure is not None else call.label
         kind = (service, call.route.inbound, reason, call.status)
         summary: dict[str, object] = {
@@ -402,7 +402,7 @@ class AccessLog:
         fields: dict[str, object] = {
             "direction": "inbound" if call.route.inbound else None,
             "caller": (_cut(call.caller, _LONGEST_TEXT) or None) if call.route.inbound else self._service,
-            "service": call.route.cluster.shown or None,
+            "service": call.route.shown or None,
             "route": call.route.name or None,
             "method": _text(call.method),
             "path": _text(path if self._query else path.partition(b"?")[0]),

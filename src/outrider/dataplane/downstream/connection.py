@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import httptools
 
 from outrider.dataplane.body import RequestBody
-from outrider.dataplane.call import Call, answer_here, carry
+from outrider.dataplane.call import Call
 from outrider.dataplane.downstream.relocation import MOST_HINTS, readdress
+from outrider.dataplane.engine.carry import carry
+from outrider.dataplane.engine.forwarding import answer_here
+from outrider.dataplane.engine.routing import Route
 from outrider.dataplane.http1.heads import (
     BLANK,
     CLOSE,
@@ -34,8 +37,9 @@ from outrider.dataplane.http1.heads import (
     status_line,
     without,
 )
-from outrider.dataplane.http1.request_checks import climbs, read_head, wanted_upgrade
+from outrider.dataplane.http1.request_checks import has_dot_segments, wanted_upgrade
 from outrider.dataplane.http1.request_parser import CHUNKED, UNKNOWN, RequestParser, names_other_protocol
+from outrider.dataplane.ports import AppConnection, TargetConnection
 from outrider.dataplane.runtime.discarding import DISCARDING
 from outrider.dataplane.runtime.driver import Drive
 from outrider.dataplane.runtime.kernel import unacknowledged
@@ -48,10 +52,11 @@ from outrider.model.reply import Reply, rescue
 
 if TYPE_CHECKING:
     from outrider.dataplane.downstream.browsers import Browsers
-    from outrider.dataplane.downstream.proxy import Limits, Proxy
+    from outrider.dataplane.downstream.proxy import Proxy
     from outrider.dataplane.downstream.share import Share
     from outrider.dataplane.engine.routing import Service
-    from outrider.dataplane.upstream.connection import Upstream
+    from outrider.dataplane.shared import Limits
+    from outrider.dataplane.upstream.cluster import Endpoint
 
 log = logging.getLogger("outrider")
 
@@ -82,7 +87,7 @@ _HELD_OVER_TLS: Final = 64 * 1024
 _OVER_LIMIT: Final = Failure(Kind.OVERLOADED, "limits.downstream_connections is reached", retry_after=1.0)
 
 
-class Downstream:
+class Downstream(AppConnection):
     """A connection from the app, or of a caller from outside. `dedicated` is the service of the port it came in on, if
     that has one; `share` what it counts to.
 
@@ -141,16 +146,11 @@ class Downstream:
         "_until_switch",
         "_upgrading",
         "_whole",
-        "due",
-        "peer_names",
         "proxy",
-        "resume_call",
-        "wake",
-        "write_paused",
     )
 
-    def __init__(self, proxy: Proxy, dedicated: Service | None, share: Share) -> None:
-        self.proxy = proxy
+    def __init__(self, proxy: Proxy, dedicated: Service | None, share: Share) -> None:  # noqa: PLR0915 # one per slot
+        self.proxy = self.shared = proxy
         self._share = share
         self._stranger = True  # no good call has ended on it yet
         self._told = False  # it was refused, and is open only to be told so
@@ -185,7 +185,7 @@ class Downstream:
         self.peer_names: tuple[str, ...] = ()  # of the verified certificate of an inbound caller
         self._peer_address: bytes | None = None  # None until somebody asks
         self.resume_call = self._drive.resume  # there is news for the call under way
-        self._source: Upstream | None = None
+        self._source: TargetConnection | None = None
         self._tunnel: Tunnel | None = None
         self._early: list[bytes] = []  # what came behind a request to switch protocols
         self._reading_paused = False
@@ -231,7 +231,7 @@ class Downstream:
                 self._regulate()
             verdict = call.aborted or call.reply
             if verdict is None:
-                self._drive.start(carry(call))
+                self._drive.start(carry(call, cast(Route, call.route)))
             else:
                 self._refuse(call, verdict)
                 self._call_ended()
@@ -326,7 +326,7 @@ class Downstream:
     def _refuse(self, call: Call, failure: Failure | Reply) -> None:
         """Answer a request that never became a call: malformed, too large, for nobody we know, or not to go further."""
         call.correlation_id = self.proxy.correlation_id(call)
-        answer_here(call, failure)
+        answer_here(call, cast(Route, call.route), failure)
         seconds = monotonic() - call.started
         call.route.stats.first(call.method, call.status, call.label)
         call.route.stats.duration.observe(seconds)
@@ -394,8 +394,7 @@ class Downstream:
                 return
             call.continued = True
         if response.addressed:
-            answering = call.attempt.endpoint if call.attempt is not None else None
-            readdress(response.lines, call, answering, start=0, links=MOST_HINTS)
+            readdress(response.lines, call, _endpoint_of(call), start=0, links=MOST_HINTS)
         self._transport.write(interim_head(response))
 
     def abort(self) -> None:
@@ -409,10 +408,10 @@ class Downstream:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
-    def piped(self, source: Upstream | None) -> None:
+    def set_source(self, source: TargetConnection | None) -> None:
         self._source = source
 
-    def buffered(self) -> int:
+    def unsent_bytes(self) -> int:
         """Bytes that the app has not taken: those that the kernel has not taken from us, and those in the kernel that
         the other side has not acknowledged. What a slow reader reads makes them fewer within a moment."""
         return self._transport.get_write_buffer_size() + max(0, unacknowledged(self._descriptor))
@@ -423,7 +422,7 @@ class Downstream:
         """Tell the app that the target has switched protocols, and leave HTTP."""
         parts = [status_line(response), *without(response.lines, frozenset((b"content-length",)))]
         if response.addressed:
-            readdress(parts, call, call.attempt.endpoint if call.attempt is not None else None, start=1)
+            readdress(parts, call, _endpoint_of(call), start=1)
         if response.upgrade:
             parts += (b"connection: upgrade\r\nupgrade: ", response.upgrade, b"\r\n")
         parts += (b"\r\n", *response.pieces)
@@ -491,7 +490,7 @@ class Downstream:
         parts = [status_line(response)]
         parts += response.lines
         if response.addressed:
-            readdress(parts, call, attempt.endpoint, start=1)
+            readdress(parts, call, _endpoint_of(call), start=1)
         if not response.dated:
             parts.append(date_line())
         self._chunked_answer = False
@@ -508,7 +507,7 @@ class Downstream:
         parts += (
             _ATTEMPTS[min(call.attempts, 11)],
             _milliseconds(call.overhead(attempt.answered - call.started)),
-            call.route.timing_name,
+            attempt.route.timing_name,
             _milliseconds(attempt.answered - attempt.started),
             b"\r\n",
         )
@@ -550,7 +549,7 @@ class Downstream:
 
     def _linger_on(self, now: float) -> None:
         """Wait on while the app takes its answer, and for a while if it still sends: many read when all is sent."""
-        buffered = self.buffered()
+        buffered = self.unsent_bytes()
         if buffered not in (0, self._linger_buffered):
             self._linger_buffered = buffered
             self.proxy.timers.arm(self, now + self.proxy.limits.body_idle_timeout)
@@ -566,7 +565,7 @@ class Downstream:
         self._transport = transport
         sock = transport.get_extra_info("socket")
         self._descriptor = sock.fileno() if sock is not None else -1
-        self._parser = RequestParser(self)
+        self._parser = RequestParser(self, self.head_begins_again)
         self._drive.tell(self._call_ended)
         secured = transport.get_extra_info("ssl_object")
         if secured is not None:
@@ -819,14 +818,14 @@ class Downstream:
 
     def _watch_the_reader(self, now: float) -> None:
         """The app does not take what it is sent: see to it that it goes on some time."""
-        self._unsent = self.buffered()
+        self._unsent = self.unsent_bytes()
         self._moved_at = now
         self.proxy.timers.arm(self, now + min(_LOOK_AFTER, self.proxy.limits.body_idle_timeout / 4))
 
     def _look_at_the_reader(self, now: float) -> None:
         """End an app that has not taken anything for too long. It may have pipelined requests, and then nothing else
         would: no call is under way, and its answers wait in memory."""
-        unsent = self.buffered()
+        unsent = self.unsent_bytes()
         limit = self.proxy.limits.body_idle_timeout
         if unsent < self._unsent:
             self._watch_the_reader(now)
@@ -857,7 +856,7 @@ class Downstream:
             return
         pause = _LOOK_AFTER
         if ended and call is not None and call.committed:
-            if not self._moved and not self.buffered():
+            if not self._moved and not self.unsent_bytes():
                 self._gone()  # an answer that stands still cannot tell whether anybody is there
                 return
             self._moved = False
@@ -935,7 +934,7 @@ class Downstream:
         self._in_head = False
         call.method = parser.get_method()
         may_be_large = bool(self._head_bytes) or self._feed_size > self.proxy.limits.header_bytes
-        failure = read_head(call, parser.get_http_version(), self.proxy, may_be_large)
+        failure = self.proxy.head_checks.read(call, parser.get_http_version(), may_be_large)
         self._upgrading = (b"upgrade" in call.noted or call.method == b"CONNECT") and parser.should_upgrade()
         self._served += 1
         if failure is None and names_other_protocol(parser.head):
@@ -970,7 +969,7 @@ class Downstream:
             return match
         service, call.path, call.prefix = match
         call.route = service.route_for(call.method, call.path) if service.declared else service.default
-        if service.confined and climbs(call.path):
+        if service.confined and has_dot_segments(call.path):
             return Failure(Kind.BAD_REQUEST, "dot segments could leave the path this service is bound to")
         if len(noted) > 1:
             failure = self._check_hops(call)
@@ -1021,7 +1020,7 @@ class Downstream:
         noted = call.noted
         via = noted.get(b"via")
         if via is not None and names_in_via(via, call.route.pseudonym):
-            detail = f"the call has been here before: a URL of {call.route.cluster.shown} leads back to this sidecar"
+            detail = f"the call has been here before: a URL of {call.route.shown} leads back to this sidecar"
             return Failure(Kind.LOOP_DETECTED, detail, tried_enough=True)
         if call.method == b"OPTIONS" and (left := noted.get(b"max-forwards", b"").strip()).isdigit():
             if int(left[-9:]) == 0:
@@ -1046,9 +1045,7 @@ class Downstream:
         """Whether this request may leave HTTP behind; if so, nothing after it is read as a request."""
         if call.method == b"CONNECT":
             if not call.route.allow_connect:
-                return Failure(
-                    Kind.METHOD_REFUSED, f"{call.route.cluster.shown} does not allow CONNECT (allow_connect)"
-                )
+                return Failure(Kind.METHOD_REFUSED, f"{call.route.shown} does not allow CONNECT (allow_connect)")
             call.upgrade = b"connect"
         elif call.route.upgrade:
             call.upgrade = wanted_upgrade(call)
@@ -1082,7 +1079,7 @@ class Downstream:
 
     def _read_body_anew(self, call: Call) -> None:
         """Go on with a parser that stands behind the head of this call, and knows how its body is framed."""
-        self._parser = RequestParser(self)
+        self._parser = RequestParser(self, self.head_begins_again)
         self._skip_head = True
         framing = b"transfer-encoding: chunked" if call.chunked else b"content-length: %d" % (call.length or 0)
         self._parser.feed_data(b"POST / HTTP/1.1\r\nhost: x\r\n%b\r\n\r\n" % framing)
@@ -1098,7 +1095,7 @@ class Downstream:
                 if call is not None and call.body is not None:
                     self._read_body_anew(call)
                 else:
-                    self._parser = RequestParser(self)
+                    self._parser = RequestParser(self, self.head_begins_again)
                 if rest:
                     self._parser.feed_data(rest)
                 return
@@ -1246,6 +1243,11 @@ class Downstream:
                 self.resume_writing()  # nobody reads any more, so nobody is too slow
 
 
+def _endpoint_of(call: Call) -> Endpoint | None:
+    """The endpoint that has answered this call."""
+    return cast("Endpoint | None", call.attempt.endpoint) if call.attempt is not None else None
+
+
 def _is_loopback(address: Any) -> bool:
     """Whether a socket's own address is one that only this machine reaches."""
     host = str(address[0]).removeprefix("::ffff:") if isinstance(address, tuple) else ""
@@ -1261,7 +1263,7 @@ def _ending(call: Call, close: bool) -> bytes:
 
 def _readdressed_reply(call: Call, reply: Reply) -> Reply:
     """An earlier answer of the target, with the addresses in it as the app must see them."""
-    endpoints = call.route.cluster.endpoints
+    endpoints = cast(Route, call.route).cluster.endpoints
     endpoint = endpoints[0] if endpoints else None
     lines: list[bytes] = []
     for name, value in reply.headers:

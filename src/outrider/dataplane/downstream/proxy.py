@@ -5,25 +5,24 @@ from __future__ import annotations
 import sys
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.downstream.share import Share
 from outrider.dataplane.engine.routing import Route, RouteTable
+from outrider.dataplane.http1.request_checks import HeadChecks
 from outrider.dataplane.policies.context import is_id
 from outrider.dataplane.policies.deciders.retry import Retry
-from outrider.dataplane.runtime.counters import ClusterStats, ProxyStats, RouteStats
+from outrider.dataplane.runtime.counters import ClusterStats, RouteStats
 from outrider.dataplane.runtime.ids import ENTROPY
-from outrider.dataplane.runtime.timers import NEVER, Timers
+from outrider.dataplane.runtime.timers import NEVER
+from outrider.dataplane.shared import Limits, Report, Shared
 from outrider.dataplane.upstream.cluster import Cluster
-from outrider.dataplane.upstream.names import Names
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
     from outrider.dataplane.downstream.browsers import Browsers
     from outrider.dataplane.downstream.connection import Downstream
 
-Report = Callable[["Call", float], None]
 Correlate = tuple[bytes, Callable[[], bytes]]
 _CORRELATE: Final[Correlate] = (b"x-correlation-id", ENTROPY.uuid7)
 
@@ -58,25 +57,10 @@ NOTED = frozenset(
 OTHER_DESCRIPTORS: Final = 112
 
 
-@dataclass(slots=True, frozen=True)
-class Limits:
-    """Bounds on what the app may send. Sizes in bytes, times in seconds."""
-
-    header_bytes: int = 64 * 1024
-    headers: int = 100
-    replay_bytes: int = 64 * 1024
-    downstream_connections: int = 1024
-    downstream_requests: int = 1_000_000
-    downstream_idle_timeout: float = 3600.0
-    header_timeout: float = 10.0
-    body_idle_timeout: float = 30.0
-    tunnel_idle_timeout: float = 600.0
-
-
-class Proxy:
+class Proxy(Shared):
     """The shared state of the data plane."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 # settings, all but the first few by keyword
         self,
         loop: AbstractEventLoop,
         table: RouteTable,
@@ -92,23 +76,14 @@ class Proxy:
         the correlation id, lower case, and what makes a new one. `browsers` refuses the requests of pages, where they
         are refused. `report` hears of every call that was retried, refused or failed; with `report_all`, of every
         call."""
-        self.loop = loop
+        super().__init__(loop, limits, noted | NOTED, report, report_all)
         self.table = table
-        self.limits = limits
-        self.noted = noted | NOTED
         self._correlation_header, self._new_id = correlate
         self.browsers = browsers
-        self.report = report
-        self.report_all = report_all
-        self.timers = Timers(loop)
-        self.names = Names()
-        self.stats = ProxyStats()
+        self.head_checks = HeadChecks(limits.header_bytes, limits.headers, self.noted, self.stats.reached)
         self.connections: set[Downstream] = set()
         self.outbound = Share(limits.downstream_connections, loop)  # of the app, dedicated ports included
         self.inbound = Share(limits.downstream_connections, loop)  # of callers from outside
-        self.known_hosts: set[bytes | None] = set()  # Host values that have been checked
-        self.draining = False
-        self.stopped = False  # what is still under way is cut off
         self.descriptors = sys.maxsize  # that this process may have
         nowhere = Cluster("", (), "least-requests", ClusterStats())
         # The route of requests that reach none: refused before any policy is asked.
@@ -153,6 +128,6 @@ class Proxy:
         counts: dict[str, int] = {}
         for connection in self.connections:
             if connection.active is not None:
-                name = connection.active.route.cluster.name
+                name = connection.active.route.service
                 counts[name] = counts.get(name, 0) + 1
         return counts

@@ -13,9 +13,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
-from outrider.dataplane.engine.routing import bare_host
+from outrider.dataplane.engine.routing import Route, bare_host
 from outrider.dataplane.http1.heads import ADDRESSED, called_host
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def _own_endpoint(found: re.Match[bytes], call: Call, endpoint: Endpoint | None)
     origin = _origin(found)
     if endpoint is not None and origin in _origins_of(endpoint.origin, endpoint.host, endpoint.port):
         return endpoint  # of several with one origin, the one that has answered
-    cluster = call.route.cluster
+    cluster = cast(Route, call.route).cluster
     if cluster.by_origin is None:
         cluster.by_origin = _by_origin(cluster)
     return cluster.by_origin.get(origin)
@@ -149,7 +149,7 @@ def _scoped(cookie: bytes, call: Call, endpoint: Endpoint | None) -> bytes:
             path = value.strip()
             if path[:1] == b"/":
                 with_path = True
-                part = b"%b=%b" % (name, _cookie_path(path, call.prefix, endpoint))
+                part = b"%b=%b" % (name, _cookie_path(path, call.prefix, endpoint))  # noqa: PLW2901 # rewritten
         elif attribute == b"domain" and _fits_only_the_target(value.strip(), call, endpoint):
             continue
         kept.append(part)

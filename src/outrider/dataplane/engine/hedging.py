@@ -11,28 +11,31 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from outrider.dataplane.attempt import Attempt
+from outrider.dataplane.engine.one_attempt import run, seal
 from outrider.dataplane.policies.deciders.retry import under_way_already
 from outrider.dataplane.runtime.driver import Drive
 from outrider.dataplane.runtime.parked import suspended
-from outrider.dataplane.runtime.timers import NEVER
+from outrider.dataplane.runtime.timers import NEVER, Timed
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Response
 from outrider.model.outcome import FAILURE, NEUTRAL, Outcome
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
+    from outrider.dataplane.engine.routing import Route
+    from outrider.dataplane.policies.deciders.retry import Retry
 
 
 log = logging.getLogger("outrider")
 
 
-class Runner:
+class RunningAttempt:
     """One attempt in a race, run by a drive of its own."""
 
-    __slots__ = ("attempt", "drive", "race", "running")
+    __slots__ = ("attempt", "attempts", "drive", "running")
 
-    def __init__(self, race: Race, attempt: Attempt) -> None:
-        self.race = race
+    def __init__(self, attempts: HedgedAttempts, attempt: Attempt) -> None:
+        self.attempts = attempts
         self.attempt = attempt
         self.running = True
         self.drive = Drive(self._ended)
@@ -44,7 +47,7 @@ class Runner:
 
     async def _run(self) -> None:
         try:
-            await self.attempt.run()
+            await run(self.attempt)
         except Exception:
             log.exception("a bug in Outrider failed an attempt; please report it")
             self.attempt.result = Failure(
@@ -53,10 +56,10 @@ class Runner:
 
     def _ended(self) -> None:
         self.running = False
-        self.race.news()
+        self.attempts.news()
 
 
-class Race:
+class HedgedAttempts(Timed):
     """The attempts of one call that are under way. `due` is when the next one is to be made."""
 
     def __init__(self, call: Call) -> None:
@@ -64,7 +67,7 @@ class Race:
         self.due = NEVER
         self.wake = NEVER
         self.late = False
-        self.runners: list[Runner] = []
+        self.runners: list[RunningAttempt] = []
         self._told = False
         self._waiting = False
 
@@ -78,7 +81,7 @@ class Race:
         self._told = True
         if self._waiting:
             self._waiting = False
-            self.call.downstream.resume_call()
+            self.call.app.resume_call()
 
     async def wait(self) -> None:
         """Until there is news."""
@@ -89,7 +92,7 @@ class Race:
 
     def enter(self, attempt: Attempt) -> None:
         """One more attempt."""
-        runner = Runner(self, attempt)
+        runner = RunningAttempt(self, attempt)
         self.runners.append(runner)
         runner.start()
 
@@ -107,39 +110,37 @@ class Race:
         """Give everybody else up."""
         self._waiting = False
         self._told = True  # nobody is woken any more
-        self.call.downstream.proxy.timers.forget(self)
+        self.call.app.shared.timers.forget(self)
         runners, self.runners = self.runners, []
         for runner in runners:
             attempt = runner.attempt
             if attempt is not winner:
                 if runner.running:
                     runner.drive.cancel()
-                attempt.seal(_own_fault(attempt))
-            attempt.resume = self.call.downstream.resume_call
+                seal(attempt, _own_fault(attempt))
+            attempt.resume = self.call.app.resume_call
             runner.drive.tell(None)
 
 
-def may_race(call: Call) -> bool:
+def _may_hedge(call: Call, retry: Retry) -> bool:
     """Whether this call may be made twice at the same time: repeatable, all of it here, and nobody has said no."""
-    retry = call.route.retry
     sound = call.all_here() and call.may_repeat()
     return sound and retry.repeatable(call) and not retry.forbidden(call) and not call.upgrade
 
 
-async def race(call: Call, first: Attempt) -> Response | Failure:
+async def hedged(call: Call, route: Route, first: Attempt) -> Response | Failure:
     """Run the first attempt, and others beside it while it is late. `call.attempt` is the one whose result this is."""
-    route = call.route
     hedge = route.hedge
     assert hedge is not None
     delay = hedge.delay()
-    if delay <= 0.0 or not may_race(call):
-        result = await first.run()
+    if delay <= 0.0 or not _may_hedge(call, route.retry):
+        result = await run(first)
         if first.admitted and isinstance(result, Response):
             hedge.learn(first.latency)
         return result
     stats = route.cluster.stats
-    timers = call.downstream.proxy.timers
-    this = Race(call)
+    timers = call.app.shared.timers
+    this = HedgedAttempts(call)
     timers.arm(this, first.started + delay)
     winner: Attempt | None = None
     try:
@@ -148,7 +149,7 @@ async def race(call: Call, first: Attempt) -> Response | Failure:
             await this.wait()
             if this.late:
                 this.late = False
-                if len(this.runners) <= hedge.most and _enter_another(call, this, delay):
+                if len(this.runners) <= hedge.most and _enter_another(call, route, this, delay):
                     timers.arm(this, monotonic() + delay)
             winner = this.winner()
         call.attempt = winner
@@ -168,17 +169,17 @@ async def race(call: Call, first: Attempt) -> Response | Failure:
         this.stop(winner)
 
 
-def _enter_another(call: Call, this: Race, delay: float) -> bool:
+def _enter_another(call: Call, route: Route, this: HedgedAttempts, delay: float) -> bool:
     """Make one more attempt, if budget and breaker allow it."""
     now = monotonic()
-    retry = call.route.retry
-    breaker = call.route.breaker
+    retry = route.retry
+    breaker = route.breaker
     if breaker is not None and breaker.refusing() > 0:
         return False
     if retry.budget is not None and not retry.budget.withdraw(now):
-        call.route.cluster.stats.suppressed["budget"] += 1
+        route.cluster.stats.suppressed["budget"] += 1
         return False
-    attempt = call.attempt = Attempt(call, this.runners[0].attempt.number + len(this.runners), now, "hedge")
+    attempt = call.attempt = Attempt(call, route, this.runners[0].attempt.number + len(this.runners), now, "hedge")
     call.note(f"no answer within {delay * 1000:.0f} ms: try {attempt.number} beside it")
     this.enter(attempt)
     return True

@@ -38,7 +38,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from outrider.dataplane.http1.heads import REQUEST_OWNED
-from outrider.dataplane.inbound_context import Keep, Restore
 from outrider.dataplane.policies.concurrency.limit import ConcurrencyLimit
 from outrider.dataplane.policies.context import Context
 from outrider.dataplane.policies.credentials import Credential, FetchedCredentials, TokenCredential
@@ -48,10 +47,11 @@ from outrider.dataplane.policies.guard.guard import Guard
 from outrider.dataplane.policies.headers import Headers
 from outrider.dataplane.policies.idempotency import Idempotency
 from outrider.dataplane.policies.idempotency_key import MintKey
+from outrider.dataplane.policies.inbound_context import Keep, Restore
 from outrider.dataplane.policies.incoming import AppHealth, IncomingDeadline
 from outrider.dataplane.policies.rate_limit import RateLimit
 from outrider.dataplane.policies.throttle import Throttle
-from outrider.dataplane.policy import Policy, Stamp
+from outrider.dataplane.policy import Policy
 from outrider.model.patterns import dashed
 
 # Positions 1 and 2 act on the call as such; what follows protects one service, also when it stands in for another.
@@ -101,14 +101,14 @@ def around_the_call(parts: Parts) -> tuple[Policy, ...]:
     return tuple(policy for policy in ordered if policy is not None)
 
 
-def into_each_attempt(parts: Parts) -> tuple[Stamp, ...]:
+def into_each_attempt(parts: Parts) -> tuple[Policy, ...]:
     """Positions 6 to 9."""
     guard = (parts.guard,) if parts.guard is not None else ()
     forwarded = (parts.forwarded,) if parts.forwarded is not None else ()
     return (*parts.credentials, *guard, *forwarded, parts.headers, parts.context, parts.deadline)
 
 
-def owned_by(stamps: Sequence[Stamp]) -> frozenset[bytes]:
+def owned_by(stamps: Sequence[Policy]) -> frozenset[bytes]:
     """The header names that only Outrider may write on this route, also as they are compared."""
     owned = REQUEST_OWNED.union(*(stamp.owned for stamp in stamps))
     return owned | {dashed(name) for name in owned}

@@ -6,17 +6,18 @@ The path is never normalised: what the app wrote is what the target gets, so no 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
-from outrider.dataplane.http1.heads import REQUEST_OWNED
 from outrider.dataplane.policies.credentials import Credential, TokenCredential
 from outrider.dataplane.policies.deciders.breaker import Breaker
 from outrider.dataplane.policies.deciders.hedge import Hedge
 from outrider.dataplane.policies.deciders.retry import Retry
-from outrider.dataplane.runtime.counters import RouteStats
+from outrider.dataplane.policies.fallback import FallbackReplies, Prepared
+from outrider.dataplane.policies.idempotency_key import KEY
+from outrider.dataplane.policies.last_good import LastGood
+from outrider.dataplane.route import RouteFacts
 
 # The types of compiled fields must exist when the class is made, so these are real imports.
 from outrider.dataplane.upstream.cluster import Cluster
@@ -26,61 +27,39 @@ from outrider.model.pattern_index import PatternIndex
 from outrider.model.patterns import PathPattern
 
 if TYPE_CHECKING:
-    from outrider.dataplane.policies.fallback import Fallback
-    from outrider.dataplane.policy import Policy, Stamp
+    from outrider.dataplane.policy import Policy
 
 _MAX_CACHED_HOSTS: Final = 256
 _LONGEST_HOST: Final = 262
 _LOOPBACK: Final = frozenset((b"127.0.0.1", b"localhost", b"[::1]", b"0.0.0.0"))
 
 
-@dataclass(slots=True)
-class Route:
+@dataclass(slots=True, kw_only=True)
+class Route(RouteFacts):
     """Everything a call on this route needs, compiled; immutable once in the table.
 
     `policies` are admitted in order and observed in reverse; `breaker` and `stamps` act on every attempt.
-    `owned` are the header names this route writes, lower case. `upgrade` lets an app switch to another protocol,
-    `allow_connect` lets it CONNECT to an endpoint. `inbound`: it leads to our own app. `critical` is None where nothing
-    is said. `max_body` bounds request bodies, in bytes. `passes_host`: the target gets the `Host` of
-    the call instead of its own. Timeouts are in seconds; with `last_takes_all`, an attempt that no other may follow is
-    not bound by `attempt_timeout`; `body_idle` is how long a body may stand still, either way.
+    `connect_timeout` is in seconds.
     """
 
-    name: str
     cluster: Cluster
-    stats: RouteStats
     policies: tuple[Policy, ...]
-    stamps: tuple[Stamp, ...]
-    retry: Retry
+    stamps: tuple[Policy, ...]
     breaker: Breaker | None
     fallback: Fallback | None
-    attempt_timeout: float
+    retry: Retry
     connect_timeout: float
-    last_takes_all: bool = False
-    body_idle: float = 30.0
-    upgrade: bool = True
-    allow_connect: bool = False
     credentials: tuple[Credential | TokenCredential, ...] = ()
     hedge: Hedge | None = None
-    critical: bool | None = None
-    inbound: bool = False
-    max_body: int = sys.maxsize
-    passes_host: bool = False
-    owned: frozenset[bytes] = REQUEST_OWNED
-    timing_name: bytes = b""
-    pseudonym: bytes = b""
-    via_1_1: bytes = b""
-    via_1_0: bytes = b""
 
     def __post_init__(self) -> None:
+        self.service = self.cluster.name
+        self.shown = self.cluster.shown
         self.timing_name = b", %b;dur=" % self.cluster.shown.encode()
+        if KEY in self.owned:
+            self.retry = replace(self.retry, by_key=False)  # the target does not get the key that the app sends
+        self.rules = self.retry
         self.be_named(b"outrider")
-
-    def be_named(self, pseudonym: bytes) -> None:
-        """Take this name in `Via` (RFC 9110 §7.6.3): a call that comes with it has been here before."""
-        self.pseudonym = pseudonym
-        self.via_1_1 = b"via: 1.1 %b\r\n\r\n" % pseudonym
-        self.via_1_0 = b"via: 1.0 %b\r\n\r\n" % pseudonym
 
 
 @dataclass(slots=True)
@@ -106,6 +85,16 @@ class Service:
             if number < len(self.declared):
                 return self.declared[number][1]
         return self.default
+
+
+class Fallback(FallbackReplies):
+    """Stands in for a failure: `services` are asked first, in order; then the replies follow."""
+
+    __slots__ = ("services",)
+
+    def __init__(self, steps: Sequence[Prepared | LastGood], services: Sequence[Service] = ()) -> None:
+        super().__init__(steps)
+        self.services = tuple(services)
 
 
 # Where a request goes: the service, the path as the target sees it, and the prefix that was taken off.

@@ -10,15 +10,11 @@ import re
 from email.utils import formatdate
 from http import HTTPStatus
 from time import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from outrider.model.messages import HOP_BY_HOP, NO_NAMES, Response
+from outrider.model.messages import HOP_BY_HOP, NO_NAMES, Request, Response
 from outrider.model.patterns import dashed
 from outrider.model.reply import Reply, reason_phrase
-
-if TYPE_CHECKING:
-    from outrider.dataplane.call import Call
-    from outrider.dataplane.upstream.cluster import Endpoint
 
 # What Outrider itself writes into or takes out of requests, whatever the configuration says.
 REQUEST_OWNED: Final = HOP_BY_HOP | frozenset(
@@ -154,62 +150,42 @@ def has_at_most(most: int, value: bytes) -> bool:
     return value.count(b",") < most
 
 
-def request_head(call: Call, endpoint: Endpoint, owned: frozenset[bytes], lines: list[bytes], expect: bool) -> bytes:
-    """The head sent to a target: the app's own fields, then the lines our policies wrote.
+def request_head(
+    request: Request, path: bytes, host_line: bytes, owned: frozenset[bytes], lines: list[bytes], expect: bool
+) -> bytes:
+    """The head sent to a target: the app's own fields, then the lines that policies wrote.
 
-    `owned` are the names that policies of this route write (with REQUEST_OWNED): what the app sent under these
-    names is dropped, however they are `dashed`.
+    `host_line` ends the request line and names the host. `owned` are the names that policies of this route write (with
+    REQUEST_OWNED): what the app sent under these names is dropped, however they are `dashed`. The last line ends the
+    head.
     """
-    path = call.path
-    base = endpoint.base_path
-    if base and path != b"*":
-        path = base + (path[1:] if call.prefix and _names_only_the_service(call) else path)
-    parts = [
-        call.method,
-        b" ",
-        path,
-        endpoint.host_line if not call.route.passes_host else _callers_host(call, endpoint),
-    ]
-    nominated = call.nominated
-    for lower, name, value in call.fields:
+    parts = [request.method, b" ", path, host_line]
+    nominated = request.nominated
+    for lower, name, value in request.fields:
         if lower in owned or lower in nominated or (lower not in _PLAIN_NAMES and _is_one_of(lower, owned)):
             continue
         parts += (name, b": ", value, b"\r\n")
-    if call.chunked:
+    if request.chunked:
         parts.append(b"transfer-encoding: chunked\r\n")
-    elif call.length is not None:
-        parts.append(b"content-length: %d\r\n" % call.length)
+    elif request.length is not None:
+        parts.append(b"content-length: %d\r\n" % request.length)
     if expect:
         parts.append(b"expect: 100-continue\r\n")
-    if call.upgrade:
-        parts += (b"connection: upgrade\r\nupgrade: ", call.upgrade, b"\r\n")
-    elif call.trailers:
+    if request.upgrade:
+        parts += (b"connection: upgrade\r\nupgrade: ", request.upgrade, b"\r\n")
+    elif request.trailers:
         parts.append(b"te: trailers\r\nconnection: te\r\n")
     parts += lines
-    parts.append(call.route.via_1_1 if call.minor else call.route.via_1_0)
     return b"".join(parts)
 
 
-def _names_only_the_service(call: Call) -> bool:
-    """Whether the path is no more than the name of a service, as in `/echo?n=1`. That is then the path of its URL; with
-    a slash behind the name there is one behind that path, too, which is another resource."""
-    return call.path[:2] in (b"/", b"/?") and not call.target.partition(b"?")[0].endswith(b"/")
-
-
-def called_host(call: Call) -> bytes:
+def called_host(request: Request) -> bytes:
     """The host that a request names, with its port if it has one; empty if none. The authority of an absolute URL
     counts for more than `Host` (RFC 9112 §3.2.2)."""
-    target = call.target
+    target = request.target
     if target[:1] != b"/" and target != b"*":
         return target.partition(b"://")[2].partition(b"/")[0].partition(b"?")[0]
-    return call.noted.get(b"host", b"")
-
-
-def _callers_host(call: Call, endpoint: Endpoint) -> bytes:
-    """The end of the request line and the `Host` that the caller has called, as without us; the endpoint's own where
-    the caller has named none (HTTP/1.0)."""
-    host = called_host(call)
-    return b" HTTP/1.1\r\nhost: %b\r\n" % host if host else endpoint.host_line
+    return request.noted.get(b"host", b"")
 
 
 def _is_one_of(lower: bytes, owned: frozenset[bytes]) -> bool:

@@ -5,14 +5,11 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv6Address
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from outrider.dataplane.http1.heads import has_at_most, nominated_fields
 from outrider.model.failure import Failure, Kind
-
-if TYPE_CHECKING:
-    from outrider.dataplane.call import Call
-    from outrider.dataplane.downstream.proxy import Proxy
+from outrider.model.messages import Request
 
 # RFC 9110 §7.2 with RFC 3986 §3.2.2: a name, an IPv4 address or a bracketed IPv6 one, and a port. Of a registered
 # name only the unreserved characters: commas and the like stand in no name that resolves, only in attacks.
@@ -34,82 +31,119 @@ _NEVER_SWITCH: Final = (b"h2c", b"h2", b"http", b"tls")
 _MOST_PROTOCOLS: Final = 32
 _MOST_CODINGS: Final = 32
 _OWS: Final = b" \t"
-_HASH: Final = 0x23  # a number, as in wire.py
+_HASH: Final = 0x23  # a number, as in heads.py
 _SPECIAL_METHODS: Final = frozenset((b"CONNECT", b"TRACE"))
 _LONGEST_LENGTH: Final = 20  # digits; the parser takes any number of zeros in front
 _MAX_KNOWN_HOSTS: Final = 256
 _LONGEST_HOST: Final = 262  # that is worth keeping: a name of 255 bytes, and a port
 
 
-def read_head(call: Call, version: str, proxy: Proxy, may_be_large: bool) -> Failure | None:
-    """Check the head of a request and take the facts out of it; why it must be refused, or None.
+class HeadChecks:
+    """Checks request heads, and takes the facts out of them.
 
-    `may_be_large` says that the bytes it came in were more than `limits.header_bytes`; only then are they counted.
+    `max_bytes` and `max_fields` bound a head; `noted` are the names whose values somebody reads, lower case; `reached`
+    counts how often a limit was met, by its key under `limits`.
     """
-    if version != "1.1":
-        if version != "1.0":
-            return Failure(Kind.VERSION, f"HTTP/{version} is not spoken here; use HTTP/1.1")
-        call.minor = 0
-        call.keep_alive = False
-    limits = proxy.limits
-    if len(call.fields) > limits.headers:
-        proxy.stats.reached["headers"] += 1
-        return Failure(Kind.HEAD_TOO_LARGE, f"the request has more than {limits.headers} fields (limits.headers)")
-    if may_be_large and _size(call) > limits.header_bytes:
-        proxy.stats.reached["header_bytes"] += 1
+
+    __slots__ = ("_hosts", "_max_bytes", "_max_fields", "_noted", "_reached")
+
+    def __init__(self, max_bytes: int, max_fields: int, noted: frozenset[bytes], reached: dict[str, int]) -> None:
+        self._max_bytes = max_bytes
+        self._max_fields = max_fields
+        self._noted = noted
+        self._reached = reached
+        self._hosts: set[bytes | None] = set()  # values of Host that have been found good
+
+    def read(self, request: Request, version: str, may_be_large: bool) -> Failure | None:
+        """Check the head of a request and take the facts out of it; why it must be refused, or None.
+
+        `may_be_large` says that the bytes it came in were more than `limits.header_bytes`; only then are they counted.
+        """
+        if version != "1.1":
+            if version != "1.0":
+                return Failure(Kind.VERSION, f"HTTP/{version} is not spoken here; use HTTP/1.1")
+            request.minor = 0
+            request.keep_alive = False
+        if len(request.fields) > self._max_fields or (may_be_large and _size(request) > self._max_bytes):
+            return self._too_large(request)
+        noted = request.noted
+        names = self._noted
+        repeated = False
+        for lower, _, value in request.fields:
+            if lower in names:
+                if lower in noted:
+                    repeated = True
+                noted[lower] = value
+        if repeated and _combine(request, names):
+            return Failure(Kind.BAD_REQUEST, "the request has two Host headers")
+        target = request.target
+        if target[:1] != b"/" or not target.isascii() or _HASH in target or request.method in _SPECIAL_METHODS:
+            failure = _check_target(request.method, target)
+            if failure is not None:
+                return failure
+        host = noted.get(b"host")
+        if host not in self._hosts:
+            failure = self._check_host(host, request.minor)
+            if failure is not None:
+                return failure
+        return self._check_framing(request, noted) if len(noted) > 1 or host is None else None
+
+    def _check_framing(self, request: Request, noted: dict[bytes, bytes]) -> Failure | None:
+        connection = noted.get(b"connection")
+        if connection is not None and not has_at_most(self._max_fields, connection):
+            self._reached["headers"] += 1
+            return Failure(
+                Kind.HEAD_TOO_LARGE, "Connection has more names than a request may have fields (limits.headers)"
+            )
+        return _check_framing(request, noted)
+
+    def _too_large(self, request: Request) -> Failure:
+        most = self._max_fields
+        if len(request.fields) > most:
+            self._reached["headers"] += 1
+            return Failure(Kind.HEAD_TOO_LARGE, f"the request has more than {most} fields (limits.headers)")
+        self._reached["header_bytes"] += 1
         return Failure(Kind.HEAD_TOO_LARGE, "the request head exceeds limits.header_bytes")
-    noted = call.noted
-    names = proxy.noted
-    repeated = False
-    for lower, _, value in call.fields:
-        if lower in names:
-            if lower in noted:
-                repeated = True
-            noted[lower] = value
-    if repeated and _combine(call, names):
-        return Failure(Kind.BAD_REQUEST, "the request has two Host headers")
-    target = call.target
-    if target[:1] != b"/" or not target.isascii() or _HASH in target or call.method in _SPECIAL_METHODS:
-        failure = _check_target(call.method, target)
-        if failure is not None:
-            return failure
-    host = noted.get(b"host")
-    if host not in proxy.known_hosts:
-        failure = _check_host(host, call.minor, proxy)
-        if failure is not None:
-            return failure
-    return _check_framing(call, noted, proxy) if len(noted) > 1 or host is None else None
+
+    def _check_host(self, host: bytes | None, minor: int) -> Failure | None:
+        if host is None:
+            return Failure(Kind.BAD_REQUEST, "the request has no Host header") if minor else None
+        if not _is_host(host):
+            return Failure(Kind.BAD_REQUEST, "the Host header is not a host name")
+        if len(self._hosts) < _MAX_KNOWN_HOSTS and len(host) <= _LONGEST_HOST:
+            self._hosts.add(host)
+        return None
 
 
-def _combine(call: Call, names: frozenset[bytes]) -> bool:
+def _combine(request: Request, names: frozenset[bytes]) -> bool:
     """Give fields that came more than once one value, as RFC 9110 §5.3 combines them; whether Host is one of them."""
     values: dict[bytes, list[bytes]] = {}
-    for lower, _, value in call.fields:
+    for lower, _, value in request.fields:
         if lower in names:
             values.setdefault(lower, []).append(value)
     for lower, several in values.items():
-        call.noted[lower] = b", ".join(several)
+        request.noted[lower] = b", ".join(several)
     return len(values.get(b"host", ())) > 1
 
 
-def climbs(path: bytes) -> bool:
+def has_dot_segments(path: bytes) -> bool:
     """Whether a path has dot segments, plain or encoded: somebody who normalises would read another path."""
     return _CLIMBS.search(path.partition(b"?")[0]) is not None
 
 
-def wanted_upgrade(call: Call) -> bytes:
+def wanted_upgrade(request: Request) -> bytes:
     """The protocols that a request asks to switch to and that may be passed on; empty if none.
 
     Any method may ask (RFC 9110 §7.8): `docker attach` and `kubectl exec` POST. Where the message ends and the other
     protocol begins must be clear, so a body must have a declared length.
     """
-    value = call.noted[b"upgrade"]
+    value = request.noted[b"upgrade"]
     if (
         not has_at_most(_MOST_PROTOCOLS, value)
-        or call.method == b"HEAD"
-        or not call.minor
-        or call.chunked
-        or b"upgrade" not in call.nominated
+        or request.method == b"HEAD"
+        or not request.minor
+        or request.chunked
+        or b"upgrade" not in request.nominated
     ):
         return b""
     protocols = [one.strip(_OWS) for one in value.split(b",")]
@@ -137,16 +171,6 @@ def _check_target(method: bytes, target: bytes) -> Failure | None:
     return None
 
 
-def _check_host(host: bytes | None, minor: int, proxy: Proxy) -> Failure | None:
-    if host is None:
-        return Failure(Kind.BAD_REQUEST, "the request has no Host header") if minor else None
-    if not _is_host(host):
-        return Failure(Kind.BAD_REQUEST, "the Host header is not a host name")
-    if len(proxy.known_hosts) < _MAX_KNOWN_HOSTS and len(host) <= _LONGEST_HOST:
-        proxy.known_hosts.add(host)
-    return None
-
-
 def _is_host(authority: bytes) -> bool:
     """Whether this is a host, with or without a port."""
     match = _HOST.fullmatch(authority)
@@ -160,38 +184,33 @@ def _is_host(authority: bytes) -> bool:
     return True
 
 
-def _check_framing(call: Call, noted: dict[bytes, bytes], proxy: Proxy) -> Failure | None:
+def _check_framing(request: Request, noted: dict[bytes, bytes]) -> Failure | None:
     """How the message is framed and whether the connection lasts. The parser has refused conflicting lengths."""
     connection = noted.get(b"connection")
     if connection is not None:
-        if not has_at_most(proxy.limits.headers, connection):
-            proxy.stats.reached["headers"] += 1
-            return Failure(
-                Kind.HEAD_TOO_LARGE, "Connection has more names than a request may have fields (limits.headers)"
-            )
-        call.nominated = nominated_fields(connection)
+        request.nominated = nominated_fields(connection)
         options = connection.lower()
         if options.find(b"close") >= 0:
-            call.keep_alive = False
-        elif not call.minor and b"keep-alive" in _tokens(options) and call.target.startswith(b"/"):
-            call.keep_alive = True  # asked for by HTTP/1.0; a forward proxy must not (RFC 9112 §9.3)
+            request.keep_alive = False
+        elif not request.minor and b"keep-alive" in _tokens(options) and request.target.startswith(b"/"):
+            request.keep_alive = True  # asked for by HTTP/1.0; a forward proxy must not (RFC 9112 §9.3)
     length = noted.get(b"content-length")
     coding = noted.get(b"transfer-encoding")
     if coding is not None:
-        if not call.minor or length is not None:
+        if not request.minor or length is not None:
             return Failure(Kind.BAD_REQUEST, "Transfer-Encoding where it must not be (RFC 9112 §6.1)")
         if coding.lower() != b"chunked":
             return Failure(Kind.NOT_IMPLEMENTED, "the only transfer coding understood is chunked")
-        call.chunked = True
+        request.chunked = True
     elif length is not None:
         if not length.isdigit() or len(length) > _LONGEST_LENGTH:
             return Failure(Kind.BAD_REQUEST, "Content-Length is not a number, or one with too many digits")
-        call.length = int(length)
-    if b"te" in noted and call.minor and b"te" in call.nominated:
+        request.length = int(length)
+    if b"te" in noted and request.minor and b"te" in request.nominated:
         codings = noted[b"te"]
-        call.trailers = has_at_most(_MOST_CODINGS, codings) and b"trailers" in _tokens(codings.lower())
-    if b"expect" in noted and call.minor and (call.chunked or call.length):
-        call.expect_continue = noted[b"expect"].lower() == b"100-continue"
+        request.trailers = has_at_most(_MOST_CODINGS, codings) and b"trailers" in _tokens(codings.lower())
+    if b"expect" in noted and request.minor and (request.chunked or request.length):
+        request.expect_continue = noted[b"expect"].lower() == b"100-continue"
     return None
 
 
@@ -199,6 +218,6 @@ def _tokens(value: bytes) -> list[bytes]:
     return [one.strip(_OWS) for one in value.split(b",")]
 
 
-def _size(call: Call) -> int:
+def _size(request: Request) -> int:
     """Bytes of a request head as it was sent, about."""
-    return len(call.target) + sum(len(name) + len(value) + 4 for _, name, value in call.fields)
+    return len(request.target) + sum(len(name) + len(value) + 4 for _, name, value in request.fields)

@@ -8,14 +8,12 @@ that the parser is fed has more than one whole request in it. All lengths are by
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from typing import Any, Final
 
 import httptools
 
 from outrider.model.methods import is_other_spelling
-
-if TYPE_CHECKING:
-    from outrider.dataplane.downstream.connection import Downstream
 
 CHUNKED: Final = -1  # in place of a length
 UNKNOWN: Final = -2  # where it ends only httptools knows
@@ -40,11 +38,25 @@ class RequestParser:
     read, from its first line on.
     """
 
-    __slots__ = ("_ended", "_held", "_in_head", "_left", "_method", "_named", "_parser", "_protocol", "between", "head")
+    __slots__ = (
+        "_ended",
+        "_head_begins_again",
+        "_held",
+        "_in_head",
+        "_left",
+        "_method",
+        "_named",
+        "_parser",
+        "_protocol",
+        "between",
+        "head",
+    )
 
-    def __init__(self, protocol: Downstream | None) -> None:
-        """Without a `protocol` it stands for no parser, and cannot be fed."""
+    def __init__(self, protocol: Any, head_begins_again: Callable[[], None] | None = None) -> None:
+        """Without a `protocol` it stands for no parser, and cannot be fed. `head_begins_again` is called when what has
+        been read of a head is read once more, since the parser did not know its method."""
         self._protocol = protocol
+        self._head_begins_again = head_begins_again
         self._parser: Any = httptools.HttpRequestParser(protocol) if protocol is not None else None
         self._held = b""  # the beginning of a method that the parser does not know
         self._method = b""  # the one that something stands for
@@ -174,8 +186,8 @@ class RequestParser:
             return False
         if request.lstrip(b"\r\n").partition(b" ")[0] not in _OF_RTSP:
             return False
-        if self._protocol is not None:
-            self._protocol.head_begins_again()
+        if self._head_begins_again is not None:
+            self._head_begins_again()
         return True
 
     def _behind_message(self, piece: bytes, body: int) -> bytes:

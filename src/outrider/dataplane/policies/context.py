@@ -9,8 +9,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from outrider.dataplane.policy import Policy
 from outrider.dataplane.runtime.ids import ENTROPY
-from outrider.model.outcome import Outcome
 
 if TYPE_CHECKING:
     from outrider.dataplane.attempt import Attempt
@@ -31,10 +31,10 @@ def is_id(value: bytes) -> bool:
     return 0 < len(value) <= _LONGEST_ID and value.isascii() and value.decode().isprintable()
 
 
-class Context:
+class Context(Policy):
     """Gives every call a correlation id and a `traceparent`, the same on every attempt."""
 
-    __slots__ = ("_generate", "_header", "_line", "owned")
+    __slots__ = ("_generate", "_header", "_line")
 
     def __init__(self, header: bytes, generate: Callable[[], bytes]) -> None:
         self._header = header.lower()
@@ -52,9 +52,6 @@ class Context:
             call.traceparent = ENTROPY.traceparent()
             # The state of a trace that has not been kept would be wrong in the new one (trace-context §4.3).
             call.nominated = _WITHOUT_STATE | call.nominated if call.nominated else _WITHOUT_STATE
-
-    def observe(self, call: Call, outcome: Outcome) -> None:
-        """It holds no permit."""
 
     def stamp(self, attempt: Attempt) -> bytes:
         call = attempt.call

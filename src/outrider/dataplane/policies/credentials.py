@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from time import monotonic, time
 from typing import TYPE_CHECKING, Final, Protocol
 
+from outrider.dataplane.policy import Policy
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import is_field_value
-from outrider.model.outcome import Outcome
 
 if TYPE_CHECKING:
     from outrider.dataplane.attempt import Attempt
@@ -84,11 +84,11 @@ class Renewal:
             _resolve(turn)
 
 
-class Rotating:
+class Rotating(Policy):
     """What may be replaced while receivers still want what was there before. `replaced_at` is monotonic seconds,
     `old_uses` counts calls that only the one before got through; not `ready`: there is none yet."""
 
-    __slots__ = ("_overlap", "_previous_until", "old_uses", "owned", "ready", "renewal", "replaced_at")
+    __slots__ = ("_overlap", "_previous_until", "old_uses", "ready", "renewal", "replaced_at")
 
     def __init__(self, header: bytes, overlap: float) -> None:
         """`overlap` is in seconds."""
@@ -148,7 +148,7 @@ class Credential(Rotating):
         return f"Credential({self._name.decode()}: ***)"
 
 
-class FetchedCredentials:
+class FetchedCredentials(Policy):
     """Refuses the calls of a route while a credential that has to be fetched has never been there: without it the
     target would do the work of a stranger, or say 401 to an app that has done nothing wrong."""
 
@@ -156,6 +156,7 @@ class FetchedCredentials:
 
     def __init__(self, named: Sequence[tuple[str, Credential]]) -> None:
         """The credentials with their names in the configuration."""
+        super().__init__()
         self._named = tuple(named)
 
     def admit(self, call: Call) -> Failure | None:
@@ -164,9 +165,6 @@ class FetchedCredentials:
                 detail = f"the credential {name} has not been fetched yet, so nothing was sent"
                 return Failure(Kind.CREDENTIAL_MISSING, detail, retry_after=_FETCHED_SOON)
         return None
-
-    def observe(self, call: Call, outcome: Outcome) -> None:
-        """It gives out no permit."""
 
 
 class Mint(Protocol):
@@ -236,7 +234,7 @@ class TokenCredential(Rotating):
 
     def stamp(self, attempt: Attempt) -> bytes:
         signer = self._previous if self._is_old_wanted(attempt) else self._signer
-        return signer.line(attempt.call.route.cluster.name)
+        return signer.line(attempt.call.route.service)
 
 
 def _resolve(turn: asyncio.Future[None]) -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from outrider.dataplane.policy import Policy
 from outrider.dataplane.runtime.timers import NEVER
 from outrider.model.failure import Failure, Kind
-from outrider.model.outcome import Outcome
 from outrider.model.units import parse_duration
 
 if TYPE_CHECKING:
@@ -17,16 +17,15 @@ TIMEOUT_HEADER: Final = b"x-outrider-timeout"
 _LONGEST: Final = 32  # characters of a duration
 
 
-class Deadline:
+class Deadline(Policy):
     """Sets by when the head of the answer must be here (`timeout`), and by when all of it (`total_timeout`); both in
     seconds, NEVER for no limit. Tells the target what is left of that."""
 
     __slots__ = ("_heeds_app", "_lines", "timeout", "total_timeout")
 
-    owned = frozenset((b"x-request-timeout-ms", b"x-request-total-timeout-ms"))
-
     def __init__(self, timeout: float, total_timeout: float = NEVER, *, heeds_app: bool = True) -> None:
         """`heeds_app`: whether the app may shorten it with `x-outrider-timeout`."""
+        self.owned = frozenset((b"x-request-timeout-ms", b"x-request-total-timeout-ms"))
         self._heeds_app = heeds_app
         self.timeout = min(timeout, total_timeout)
         self.total_timeout = total_timeout
@@ -53,9 +52,6 @@ class Deadline:
         call.deadline = call.started + min(self.timeout, timeout)
         call.ends = call.started + min(self.total_timeout, timeout)
         return None
-
-    def observe(self, call: Call, outcome: Outcome) -> None:
-        """It holds no permit."""
 
     def stamp(self, attempt: Attempt) -> bytes:
         """The time in milliseconds until the head of the answer must be there, after which no one waits for it; and the

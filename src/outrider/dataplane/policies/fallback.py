@@ -13,7 +13,6 @@ from outrider.model.reply import Reply
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
-    from outrider.dataplane.engine.routing import Service
 
 
 class Prepared:
@@ -32,15 +31,14 @@ class Prepared:
         return Reply(self._status, marked, self._body)
 
 
-class Fallback:
-    """Stands in for a failure: `elsewhere` is another service to ask first, then `steps` answer from here. The app's
+class FallbackReplies:
+    """What stands in for a failure without another service being asked: `steps` answer from here, in order. The app's
     own mistakes are still told to the app."""
 
-    __slots__ = ("_steps", "elsewhere", "last_good")
+    __slots__ = ("_steps", "last_good")
 
-    def __init__(self, steps: Sequence[Prepared | LastGood], elsewhere: Sequence[Service] = ()) -> None:
+    def __init__(self, steps: Sequence[Prepared | LastGood]) -> None:
         self._steps = tuple(steps)
-        self.elsewhere = tuple(elsewhere)
         self.last_good = next((step for step in steps if isinstance(step, LastGood)), None)
 
     def covers(self, result: Response | Failure) -> bool:

@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.http1.heads import called_host
+from outrider.dataplane.policy import Policy
 from outrider.model.messages import NO_NAMES
-from outrider.model.outcome import Outcome
 from outrider.model.patterns import HeaderNames
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ _CLAIMS: Final = (
 )
 
 
-class Forwarded:
+class Forwarded(Policy):
     """Takes such headers off calls of the unproven. With `adds`, writes the guard's own; `secure` says that its
     listener has TLS."""
 
-    __slots__ = ("_adds", "_claims", "_proto", "owned")
+    __slots__ = ("_adds", "_claims", "_proto")
 
     def __init__(self, *, adds: bool, secure: bool) -> None:
         self._adds = adds
@@ -64,15 +64,12 @@ class Forwarded:
             if taken:
                 call.nominated = call.nominated | taken
 
-    def observe(self, call: Call, outcome: Outcome) -> None:
-        """It holds no permit."""
-
     def stamp(self, attempt: Attempt) -> bytes:
         """Our caller, the host it has called and how; behind, or instead of, what a proven caller says."""
         if not self._adds:
             return b""
         call = attempt.call
-        address = call.downstream.peer_address()
+        address = call.app.peer_address()
         host, proto = called_host(call), self._proto
         if call.caller:
             said = call.noted

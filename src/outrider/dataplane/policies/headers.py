@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.policies.deciders.retry import ATTEMPT_HEADER, again
 from outrider.dataplane.policies.template import Template
+from outrider.dataplane.policy import Policy
 
 if TYPE_CHECKING:
     from outrider.dataplane.attempt import Attempt
@@ -15,13 +16,13 @@ if TYPE_CHECKING:
 _MOST_ATTEMPTS: Final = 32
 
 
-class Headers:
+class Headers(Policy):
     """`set` replaces what the app sent under these names; a template that comes out empty writes no line.
 
     `x-outrider-attempt` is always written: a receiving sidecar does not retry onward what is itself a retry.
     """
 
-    __slots__ = ("_dynamic", "_lines", "owned")
+    __slots__ = ("_dynamic", "_lines")
 
     def __init__(self, set_: Mapping[str, Template], remove: Iterable[str]) -> None:
         constant = b"".join(

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 from outrider.dataplane.body import Discard
 from outrider.dataplane.http1.path_interpretations import readings
 from outrider.dataplane.policies.idempotency_key import KEY
-from outrider.dataplane.policies.last_good import Recorder
+from outrider.dataplane.policy import Permit, Policy
+from outrider.dataplane.recorder import Recorder
 from outrider.dataplane.runtime.timers import TO_THE_END
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Response
@@ -69,7 +70,8 @@ _PATIENCE: Final = 5.0
 # Seconds before the app is asked about a lost call, which may still be on its way through the kernel.
 _ON_ITS_WAY: Final = 0.5
 # Seconds between two tries to write down how a call ended, and how many ends may wait for that with their answers.
-_WRITE_AGAIN: Final = (0.1, 5.0)
+_WRITE_AGAIN: Final = 0.1
+_LONGEST_PAUSE: Final = 5.0
 _MOST_UNWRITTEN: Final = 200
 # Stands for an answer that is not kept.
 ANSWER_NOT_KEPT: Final = b'{"error":"ANSWER_NOT_KEPT","message":"executed; there was no room to keep its answer"}\n'
@@ -132,7 +134,7 @@ class UnknownError(Exception):
 Lookup = Callable[["Call", bytes], Awaitable[Reply | None]]
 
 
-class Idempotency:
+class Idempotency(Policy):
     """Of all keyed calls that reach the app. `max_answer` (bytes) bounds what is kept of one answer; `strict` refuses
     calls while the store cannot be used, otherwise they pass as if they had no key. Counts by what became of calls.
 
@@ -155,7 +157,7 @@ class Idempotency:
         "counts",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 # settings, all but the first few by keyword
         self,
         store: Store,
         *,
@@ -173,6 +175,7 @@ class Idempotency:
         stored of. `service` is whose app this is: guards of several services may share a store. `identity` are names of
         headers, or beginnings with `*`, that say who somebody is: but for those of the calling service, they tell
         users of one caller apart. `proofs` are the headers of a call that reach the app and prove who calls."""
+        super().__init__()
         self._proofs = proofs
         self._service = service
         self._identity = HeaderNames(identity)
@@ -200,9 +203,6 @@ class Idempotency:
         if len(key) > _LONGEST_KEY:
             return Failure(Kind.BAD_REQUEST, f"Idempotency-Key is longer than {_LONGEST_KEY} characters")
         return self._ask(call, key)
-
-    def observe(self, call: Call, outcome: Outcome) -> None:
-        """It is the permit that hears how a call ended."""
 
     async def _ask(self, call: Call, key: bytes) -> Failure | Reply | None:
         fingerprint = await _fingerprint(call, self._credentials_of_user(call))
@@ -237,7 +237,7 @@ class Idempotency:
         call.ends = max(call.ends, call.deadline)
         for context in call.contexts:
             context.deadline, context.ends = call.deadline, call.ends  # what the app asks others for it goes on, too
-        permit = Permit(self, name, new)
+        permit = KeyPermit(self, name, new)
         call.permits.append(permit)
         call.recorder = Recorder(self._max_answer, permit.answered)
         return None
@@ -379,8 +379,8 @@ class Idempotency:
             await asyncio.gather(*late, return_exceptions=True)
 
 
-class Permit:
-    """One keyed call under way. As a policy it is only there to be told how that ends."""
+class KeyPermit(Permit):
+    """One keyed call under way."""
 
     __slots__ = ("_answer", "_name", "_new", "_owner")
 
@@ -390,9 +390,6 @@ class Permit:
         self._name = name
         self._new = new
         self._answer: Entry | None = None
-
-    def admit(self, call: Call) -> None:
-        """It is a permit, not a policy that is asked."""
 
     def answered(self, call: Call, response: Response, recorder: Recorder) -> None:
         """The app's answer has passed whole."""
@@ -435,14 +432,14 @@ def identity_of(call: Call, identity: HeaderNames) -> list[tuple[bytes, bytes]]:
 
 async def _until_written(write: Callable[[], Awaitable[None]]) -> None:
     """Again and again until it is written: meanwhile the call counts as under way, which runs nothing twice."""
-    pause, longest = _WRITE_AGAIN
+    pause = _WRITE_AGAIN
     while True:
         try:
             await write()
             return
         except StoreError:  # the store has logged it itself
             await asyncio.sleep(pause)
-        pause = min(longest, pause * 2)
+        pause = min(_LONGEST_PAUSE, pause * 2)
 
 
 async def _fingerprint(call: Call, credentials: Sequence[tuple[bytes, bytes]]) -> bytes:

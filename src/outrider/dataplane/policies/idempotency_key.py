@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from outrider.dataplane.policy import Policy
 from outrider.dataplane.runtime.ids import ENTROPY
-from outrider.model.outcome import Outcome
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
@@ -18,7 +18,7 @@ KEY: Final = b"idempotency-key"
 _REPEATABLE_ANYWAY: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE", b"CONNECT"))
 
 
-class MintKey:
+class MintKey(Policy):
     """Gives a key to every POST and PATCH that comes without one, or with an empty one."""
 
     __slots__ = ()
@@ -33,6 +33,3 @@ class MintKey:
         call.nominated = call.nominated - {KEY}
         call.fields.append((KEY, b"Idempotency-Key", key))
         call.noted[KEY] = key
-
-    def observe(self, call: Call, outcome: Outcome) -> None:
-        """It holds no permit."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from outrider.dataplane.policy import Policy
 from outrider.dataplane.runtime.timers import NEVER
-from outrider.dataplane.upstream.cluster import Cluster
 from outrider.model.failure import Failure, Kind
-from outrider.model.outcome import Outcome
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
@@ -21,7 +21,7 @@ _TOTAL: Final = b"x-request-total-timeout-ms"
 READ: Final = frozenset((*_MILLISECONDS, _TOTAL, b"grpc-timeout"))
 
 
-class IncomingDeadline:
+class IncomingDeadline(Policy):
     """Keeps to the time that the caller gives: `x-request-timeout-ms`, `x-envoy-expected-rq-timeout-ms`, or
     `grpc-timeout`; the shortest of them. It bounds everything, the body of the answer included, unless the caller says
     that its time is only for the head. What has already expired is refused before the app gets it."""
@@ -40,25 +40,21 @@ class IncomingDeadline:
         call.ends = min(call.ends, call.started + whole_time_left(call.noted, left))
         return None
 
-    def observe(self, call: Call, outcome: Outcome) -> None:
-        """It holds no permit."""
 
-
-class AppHealth:
+class AppHealth(Policy):
     """Refuses calls while the app does not answer its health check: at once, and with that reason."""
 
-    __slots__ = ("_cluster",)
+    __slots__ = ("_healthy",)
 
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
+    def __init__(self, healthy: Callable[[], bool]) -> None:
+        """`healthy` says whether the app answers its health check."""
+        super().__init__()
+        self._healthy = healthy
 
     def admit(self, call: Call) -> Failure | None:
-        if any(endpoint.healthy for endpoint in self._cluster.endpoints):
+        if self._healthy():
             return None
         return Failure(Kind.NO_ENDPOINT, "the app behind this guard does not answer its health check", retry_after=1.0)
-
-    def observe(self, call: Call, outcome: Outcome) -> None:
-        """It holds no permit."""
 
 
 def whole_time_left(noted: dict[bytes, bytes], left: float) -> float:

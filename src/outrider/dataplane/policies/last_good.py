@@ -9,11 +9,11 @@ something about the way only. What says `no-store` or `private`, sets a cookie, 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.http1.heads import has_at_most
+from outrider.dataplane.recorder import Recorder
 from outrider.model.failure import Failure
 from outrider.model.messages import Response
 from outrider.model.reply import Reply
@@ -71,26 +71,6 @@ class Kept:
         self.body = body
         self.since = since
         self.size = _OVERHEAD + len(body) + sum(len(name) + len(value) for name, value in headers)
-
-
-class Recorder:
-    """Takes an answer's body down while it passes, up to a limit (bytes); `keep` hears when all of it has passed."""
-
-    __slots__ = ("keep", "limit", "pieces", "size")
-
-    def __init__(self, limit: int, keep: Callable[[Call, Response, Recorder], None]) -> None:
-        self.limit = limit
-        self.keep = keep
-        self.size = 0
-        self.pieces: list[bytes] = []
-
-    def add(self, pieces: list[bytes]) -> None:
-        """More of the body has come."""
-        if self.size <= self.limit:
-            self.size += sum(map(len, pieces))
-            self.pieces += pieces
-            if self.size > self.limit:
-                self.pieces = []
 
 
 class LastGood:

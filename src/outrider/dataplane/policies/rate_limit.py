@@ -9,8 +9,8 @@ from hashlib import blake2b
 from ipaddress import IPv6Address
 from typing import TYPE_CHECKING, Final
 
+from outrider.dataplane.policy import Policy
 from outrider.model.failure import Failure, Kind
-from outrider.model.outcome import Outcome
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
@@ -23,7 +23,7 @@ _LONGEST_KEY: Final = 64
 _NETWORK: Final = 8
 
 
-class RateLimit:
+class RateLimit(Policy):
     """`count` calls per `period` seconds, up to `burst` at once; per value of the header `key`, if given.
 
     Calls without that header share one allowance, and it counts for nothing where `Connection` names it or the guard
@@ -41,6 +41,7 @@ class RateLimit:
         key: bytes | None = None,
         described: str = "",
     ) -> None:
+        super().__init__()
         self._interval = period / count
         rounding = min(1e-6, self._interval * 1e-6)  # of a clock that has run for years
         self._tolerance = self._interval * (burst - 1) + rounding
@@ -59,7 +60,7 @@ class RateLimit:
             who = f" for this {self._key.decode().lstrip(':')}" if self._key else ""
             return Failure(
                 Kind.RATE_LIMITED,
-                f"rate_limit {self.described} of {call.route.cluster.shown} is used up{who}",
+                f"rate_limit {self.described} of {call.route.shown} is used up{who}",
                 retry_after=arrival - now - self._tolerance,
             )
         if len(arrivals) >= _MAX_KEYS and key not in arrivals:
@@ -75,11 +76,8 @@ class RateLimit:
         else:
             key = call.noted.get(name, b"") if name not in call.nominated else b""
         if not key and call.route.inbound:
-            return b"\x00" + _network(call.downstream.peer_address())
+            return b"\x00" + _network(call.app.peer_address())
         return key if len(key) <= _LONGEST_KEY else b"\x00" + blake2b(key, digest_size=16).digest()
-
-    def observe(self, call: Call, outcome: Outcome) -> None:
-        """It holds no permit."""
 
     def _make_room(self, now: float) -> None:
         """Forget keys whose allowance is full again; if all are busy, the ones closest to it."""

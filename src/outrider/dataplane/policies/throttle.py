@@ -11,6 +11,7 @@ from collections.abc import Callable
 from random import random
 from typing import TYPE_CHECKING, Final
 
+from outrider.dataplane.policy import Policy
 from outrider.model.failure import Failure, Kind, Origin
 from outrider.model.outcome import FAILURE, NEUTRAL, Outcome
 
@@ -22,12 +23,13 @@ _SLOTS: Final = 10
 _FEW: Final = 10.0
 
 
-class Throttle:
+class Throttle(Policy):
     """Looks back over `window` seconds, in ten slots."""
 
     __slots__ = ("_accepted", "_draw", "_ratio", "_requests", "_slot", "_slots", "_width")
 
     def __init__(self, ratio: float, window: float, *, draw: Callable[[], float] = random) -> None:
+        super().__init__()
         self._ratio = ratio
         self._width = window / _SLOTS
         self._draw = draw
@@ -44,7 +46,7 @@ class Throttle:
             self._count(0.0)
             return Failure(
                 Kind.OVERLOADED,
-                f"{call.route.cluster.name} takes only part of the calls; {refused:.0%} are refused here meanwhile",
+                f"{call.route.service} takes only part of the calls; {refused:.0%} are refused here meanwhile",
                 retry_after=1.0,
             )
         call.permits.append(self)

@@ -11,7 +11,7 @@ import heapq
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 from time import monotonic
-from typing import Final, Protocol
+from typing import Final
 
 NEVER: Final = float("inf")
 # Seconds that a call may take which goes on to its end although its caller has left, or runs out of time.
@@ -26,14 +26,17 @@ _SECOND_LOOK: Final = 0.05
 _PULSE: Final = 0.25
 
 
-class Timed(Protocol):
+class Timed:
     """Something that waits. `due` and `wake` start as NEVER; only Timers writes `wake`."""
+
+    __slots__ = ("due", "wake")
 
     due: float
     wake: float
 
     def expired(self, now: float) -> None:
         """Called once `due` has passed; `due` is NEVER again by then."""
+        raise NotImplementedError
 
 
 class Timers:
@@ -171,10 +174,10 @@ class Timers:
             self._schedule(heap[0][0])
 
 
-class _Pulse:
+class _Pulse(Timed):
     """A timer that does nothing but not be late."""
 
-    __slots__ = ("_timers", "due", "wake")
+    __slots__ = ("_timers",)
 
     def __init__(self, timers: Timers) -> None:
         self._timers = timers

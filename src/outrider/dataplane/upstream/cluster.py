@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Final
 
+from outrider.dataplane.ports import Target
 from outrider.dataplane.runtime.counters import ClusterStats
 from outrider.dataplane.upstream.balance import chooser, learn, learn_failure
 from outrider.dataplane.upstream.ejection import Ejection
@@ -15,6 +16,7 @@ from outrider.model.outcome import FAILURE, SUCCESS, Outcome
 
 if TYPE_CHECKING:
     from outrider.dataplane.call import Call
+    from outrider.dataplane.route import RepeatRules
 
 # Seconds over which a new or recovered endpoint comes to its full share.
 _SLOW_START = 10.0
@@ -29,7 +31,7 @@ Origin = tuple[bytes, bytes, int]
 STANDINGS: Final = ("ready", "suspect", "ejected", "unhealthy")
 
 
-class Endpoint:
+class Endpoint(Target):
     """One address that can serve a cluster.
 
     `authority` goes into `Host`; `base_path` (no trailing slash) stands before every path; `idle_timeout`
@@ -63,7 +65,6 @@ class Endpoint:
         "look_at",
         "max_fields",
         "max_head_bytes",
-        "name",
         "origin",
         "out",
         "out_since",
@@ -81,7 +82,7 @@ class Endpoint:
         "weight",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 # settings, all but the first few by keyword
         self,
         host: str,
         port: int,
@@ -189,7 +190,7 @@ class Cluster:
         self.ejection = ejection
         self._choose = chooser(balance)
 
-    def pick(self, call: Call, now: float) -> Endpoint | None:
+    def pick(self, call: Call, rules: RepeatRules, now: float) -> Endpoint | None:
         """An endpoint for the next attempt: a good one, and one not yet tried in this call, while there is one."""
         endpoints = self.endpoints
         if not self.several:
@@ -198,7 +199,7 @@ class Cluster:
         untroubled = (ejection is None or not ejection.troubled) and self.stats.unhealthy == 0
         if untroubled and not call.tried and not self.tiered:
             return self._choose(endpoints, call, now)
-        candidates = self._candidates(call, now)
+        candidates = self._candidates(call, rules, now)
         if len(candidates) == 1:
             return candidates[0]
         return self._choose(candidates, call, now)
@@ -215,13 +216,17 @@ class Cluster:
         if self.ejection is not None:
             self.ejection.observe(endpoint, outcome, started, seconds, now, self.endpoints)
 
+    def has_healthy(self) -> bool:
+        """Whether an endpoint is healthy, as far as active checks say."""
+        return any(endpoint.healthy for endpoint in self.endpoints)
+
     def has_better_than(self, endpoint: Endpoint) -> bool:
         """Whether another endpoint is in good standing: then a failure at this one is not the service's."""
         if self.ejection is None:
             return False  # nobody keeps account of who is
         return any(other.sound for other in self.endpoints if other is not endpoint)
 
-    def untried(self, tried: Sequence[Endpoint]) -> bool:
+    def untried(self, tried: Sequence[Target]) -> bool:
         """Whether an endpoint is left that this call has not tried."""
         return any(endpoint not in tried for endpoint in self.endpoints)
 
@@ -247,7 +252,7 @@ class Cluster:
         endpoint.healthy = healthy
         self.stats.unhealthy = sum(not one.healthy for one in self.endpoints)
 
-    def _candidates(self, call: Call, now: float) -> Sequence[Endpoint]:
+    def _candidates(self, call: Call, rules: RepeatRules, now: float) -> Sequence[Endpoint]:
         """The endpoints that are fit and untried. A call that could go elsewhere afterwards may have to find out about
         one that is in doubt. If nobody is fit, the one with the fewest failures in a row: it may have recovered."""
         tried = call.tried
@@ -264,9 +269,8 @@ class Cluster:
             look_at = max(endpoint.out_until if endpoint.out else 0.0, endpoint.look_at)
             if not endpoint.probing and now >= look_at:
                 if repeatable < 0:
-                    retry = call.route.retry
-                    may = retry.max_retries > 0 and retry.repeatable(call) and call.may_repeat()
-                    repeatable = int(may and retry.forbidden(call) is None)
+                    may = rules.retries and rules.repeatable(call) and call.may_repeat()
+                    repeatable = int(may and rules.forbidden(call) is None)
                 if (repeatable or now >= look_at + _NOBODY_ELSE) and not self._spare(endpoint):
                     endpoint.probing = self.probe_given = True
                     return (endpoint,)

@@ -14,7 +14,7 @@ import select
 from asyncio import Transport
 from collections.abc import Callable
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import httptools
 
@@ -30,6 +30,7 @@ from outrider.dataplane.http1.heads import (
     trailer_names,
     without,
 )
+from outrider.dataplane.ports import AppConnection, BodyTap, TargetConnection
 from outrider.dataplane.runtime.discarding import DISCARDING
 from outrider.dataplane.runtime.kernel import unacknowledged
 from outrider.dataplane.runtime.timers import NEVER, Timers
@@ -71,26 +72,11 @@ _NO_ANSWER: Final = {
 }
 
 
-class ResponseSink(Protocol):
-    """Where a response body goes: the app's connection."""
-
-    @property
-    def write_paused(self) -> bool:
-        """Whether to pause reading what goes there."""
-
-    def write_body(self, pieces: list[bytes]) -> None: ...
-
-    def piped(self, source: Upstream | None) -> None:
-        """From now on tell `source` when to pause and resume reading."""
-
-    def buffered(self) -> int:
-        """Bytes written but not yet taken by the app's side."""
-
-
-class Upstream:
+class Upstream(TargetConnection):
     """A connection to an endpoint, with at most one exchange at a time. An asyncio.Protocol in all but name."""
 
     __slots__ = (
+        "_app",
         "_begun",
         "_clean",
         "_closing",
@@ -117,28 +103,19 @@ class Upstream:
         "_received",
         "_refusal",
         "_seam",
-        "_sink",
         "_slow_to_take",
         "_stale_parser",
         "_stray_bytes",
         "_taken",
+        "_tap",
         "_timers",
         "_tls",
         "_trailers",
         "_transport",
         "_tunnel",
         "_written",
-        "alive",
         "attempt",
-        "due",
-        "failure",
         "idle_limit",
-        "raw",
-        "response",
-        "reused",
-        "settled",
-        "wake",
-        "write_paused",
     )
 
     def __init__(self, endpoint: Endpoint, timers: Timers, raw: bool = False) -> None:
@@ -182,7 +159,8 @@ class Upstream:
         self._personal = False  # somebody has proven who it is for all that comes on this connection
         self._clean = True  # no byte has arrived that belongs to no exchange
         self._collected: list[bytes] = []
-        self._sink: ResponseSink | None = None
+        self._app: AppConnection | None = None  # where the body goes
+        self._tap: BodyTap | None = None  # and what sees it pass
         self._tunnel: Tunnel | None = None
         self._stale_parser = False
         self._reading_paused = False
@@ -257,15 +235,16 @@ class Upstream:
             self._settle()
         return self._finishing
 
-    def pipe(self, sink: ResponseSink) -> None:
-        """Let the rest of the body flow into the sink; `settled` is set anew at its end."""
+    def pipe(self, app: AppConnection, tap: BodyTap | None) -> None:
+        """Let the rest of the body flow to the app, past `tap`; `settled` is set anew at its end."""
         self.settled = self.failure is not None
-        self._sink = sink
-        sink.piped(self)
+        self._app = app
+        self._tap = tap
+        app.set_source(self)
         self._last_progress = monotonic()
         self._last_buffered = 0
         self._watch_body(self._last_progress)
-        if not sink.write_paused:
+        if not app.write_paused:
             self.resume_reading()
 
     def end(self, now: float) -> None:
@@ -274,9 +253,9 @@ class Upstream:
         if attempt is None:
             return
         body = attempt.call.body
-        if self._sink is not None:
-            self._sink.piped(None)
-            self._sink = None
+        if self._app is not None:
+            self._app.set_source(None)
+            self._app = self._tap = None
         if (
             self.response.keep_alive  # which implies that it is complete
             and self._clean
@@ -313,7 +292,7 @@ class Upstream:
         """Close once the rest of an upload has gone out, which may not take for ever."""
         self._lost()
         self._transport.close()
-        self._timers.arm(self, now + attempt.call.route.body_idle)
+        self._timers.arm(self, now + attempt.route.body_idle)
 
     def close(self) -> None:
         """Close the connection, whatever state it is in."""
@@ -436,7 +415,7 @@ class Upstream:
         if self._stale_parser and self.alive:
             self._stale_parser = False
             self._parser = httptools.HttpResponseParser(self)
-        if response.complete and self._sink is None and self.failure is None:
+        if response.complete and self._app is None and self.failure is None:
             # The common case: a whole answer at once.
             response.pieces += self._collected
             self._collected = []
@@ -514,7 +493,7 @@ class Upstream:
             self._head_expired(attempt, now)
         elif self._finishing:
             self._finishing_expired(attempt, now)
-        elif self._sink is None and not self.settled:
+        elif self._app is None and not self.settled:
             if now < attempt.due:
                 self._timers.arm(self, attempt.due)
                 return
@@ -672,14 +651,16 @@ class Upstream:
                 self._fail(Kind.INVALID_RESPONSE, "the target's chunk extensions or trailers do not end")
         if self._collected:
             self._stray_bytes = 0
-            if self._sink is not None:
+            if self._app is not None:
                 self._last_progress = monotonic()
-                self._sink.write_body(self._collected)
+                if self._tap is not None:
+                    self._tap.add(self._collected)
+                self._app.write_body(self._collected)
             else:
                 response.pieces += self._collected
             self._collected = []
         if not response.complete and self.failure is None:
-            if self._sink is not None or self._is_held():
+            if self._app is not None or self._is_held():
                 return
             self.pause_reading()  # until somebody wants the rest
         self._settle()
@@ -687,10 +668,10 @@ class Upstream:
     def _is_held(self) -> bool:
         """Whether nobody wants this answer before it is whole, and it is small enough to wait for that."""
         attempt, response = self.attempt, self.response
-        if attempt is None or self.settled or not attempt.call.route.retry.holds(attempt.call):
+        if attempt is None or self.settled or not attempt.route.rules.holds(attempt.call):
             return False
         size = response.length if response.length is not None else sum(map(len, response.pieces))
-        return size <= attempt.call.downstream.proxy.limits.replay_bytes
+        return size <= attempt.call.app.shared.limits.replay_bytes
 
     def _settle(self) -> None:
         """There is news for the call."""
@@ -769,7 +750,7 @@ class Upstream:
         """Bytes of the request wait for the target. Its time to answer begins with the last of them; until then it only
         has to go on taking some."""
         call = attempt.call
-        patience = min(call.route.body_idle, attempt.limit, call.deadline - call.started)
+        patience = min(attempt.route.body_idle, attempt.limit, call.deadline - call.started)
         if body.complete:
             self._slow_to_take = True
         moving = now - self._moved_at < patience
@@ -792,7 +773,7 @@ class Upstream:
         if self._written - queued > self._taken or not queued:
             self._taken = self._written - queued
             self._moved_at = now
-        if now < call.ends and now - self._moved_at < call.route.body_idle:
+        if now < call.ends and now - self._moved_at < attempt.route.body_idle:
             self._timers.arm(self, min(call.ends, now + self._look_after(attempt)))
         else:
             self._settle()
@@ -804,15 +785,15 @@ class Upstream:
     def _look_after(self, attempt: Attempt) -> float:
         """Seconds between two looks at an upload: few beside any of the times that it may take."""
         call = attempt.call
-        shortest = min(attempt.limit, call.deadline - call.started, call.route.body_idle)
+        shortest = min(attempt.limit, call.deadline - call.started, attempt.route.body_idle)
         return max(_SHORTEST_LOOK, min(_LONGEST_LOOK, shortest / 8))
 
     def _body_expired(self, attempt: Attempt, now: float) -> None:
         """Cut a body off at the end of the call's time, or when it has stood still for too long; otherwise look again.
         What the app has not taken is its own slowness, not the target's."""
         call = attempt.call
-        sink = self._sink
-        buffered = sink.buffered() if sink is not None else 0
+        app = self._app
+        buffered = app.unsent_bytes() if app is not None else 0
         if buffered < self._last_buffered:
             self._last_progress = now  # a slow reader is still a reader
         self._last_buffered = buffered
@@ -823,7 +804,7 @@ class Upstream:
             stuck = self.response.length is not None and still > (now - attempt.answered) / 2
             kind = Kind.DEADLINE if stuck and not app_is_behind else Kind.CALL_ENDED
             self._fail(kind, "the call's time passed in the middle of the answer")
-        elif still >= call.route.body_idle:
+        elif still >= attempt.route.body_idle:
             self._reached("body_idle_timeout")
             if app_is_behind:
                 self._fail(Kind.APP_STALLED, "the app took nothing of the answer for longer than body_idle_timeout")
@@ -835,13 +816,13 @@ class Upstream:
         self._settle()
 
     def _watch_body(self, now: float) -> None:
-        assert self.attempt is not None
-        call = self.attempt.call
-        self._timers.arm(self, min(call.ends, now + call.route.body_idle / 4))
+        attempt = self.attempt
+        assert attempt is not None
+        self._timers.arm(self, min(attempt.call.ends, now + attempt.route.body_idle / 4))
 
     def _reached(self, limit: str) -> None:
         if self.attempt is not None:
-            self.attempt.call.downstream.proxy.stats.reached[limit] += 1
+            self.attempt.call.app.shared.stats.reached[limit] += 1
 
     def _speaks_http_1(self) -> bool:
         """Whether the version is one we speak. Asked once per connection: a target does not change its mind, and
@@ -962,7 +943,7 @@ class Upstream:
         interims, self._interims = self._interims, []
         for interim in interims:
             if interim.status != 101:
-                attempt.call.downstream.write_interim(interim)
+                attempt.call.app.write_interim(interim)
             elif not interim.complete:
                 self._fail(Kind.INVALID_RESPONSE, "the target switched protocols without being asked")
 

@@ -13,8 +13,8 @@ import ssl
 from time import monotonic
 from typing import TYPE_CHECKING, TypeVar, cast
 
+from outrider.dataplane.runtime.names import Names, UnresolvedError
 from outrider.dataplane.upstream.connection import Upstream
-from outrider.dataplane.upstream.names import Names, UnresolvedError
 from outrider.dataplane.upstream.tls import why_no_handshake
 from outrider.model.failure import LOCAL_ERRORS, Failure, Kind
 from outrider.model.units import format_duration

@@ -51,13 +51,13 @@ class Circuit:
 
     def begin(self) -> Attempt:
         """An attempt that must be admitted."""
-        attempt = Attempt(CALL, 1, self.clock())
+        attempt = Attempt(CALL, CALL.route, 1, self.clock())
         assert self.breaker.admit(attempt) is None
         return attempt
 
     def refused(self) -> Failure:
         """An attempt that must be refused; says how."""
-        refusal = self.breaker.admit(Attempt(CALL, 1, self.clock()))
+        refusal = self.breaker.admit(Attempt(CALL, CALL.route, 1, self.clock()))
         assert refusal is not None
         return refusal
 
@@ -451,7 +451,7 @@ def test_the_ramp_lets_through_as_much_as_has_passed_of_it(passed: float, drawn:
     circuit.trip()
     circuit.run(SUCCESS)
     circuit.clock.advance(passed)
-    admitted = circuit.breaker.admit(Attempt(CALL, 1, circuit.clock())) is None
+    admitted = circuit.breaker.admit(Attempt(CALL, CALL.route, 1, circuit.clock())) is None
     left = circuit.breaker._ramp_until - circuit.clock()
     assert admitted == (left <= 0 or drawn < max(0.1, 1 - left / 10))
 
@@ -674,7 +674,7 @@ def test_a_refused_attempt_is_not_heard() -> None:
     circuit = Circuit()
     circuit.trip()
     circuit.begin()
-    refused = Attempt(CALL, 1, circuit.clock())
+    refused = Attempt(CALL, CALL.route, 1, circuit.clock())
     assert circuit.breaker.admit(refused) is not None
     for outcome in (SUCCESS, FAILURE, NEUTRAL):
         circuit.end(refused, outcome)
@@ -941,7 +941,7 @@ def test_half_open_does_not_admit_everyone() -> None:
     """Of five concurrent attempts one is the probe, and its success is one transition."""
     circuit = Circuit()
     circuit.trip()
-    attempts = [Attempt(CALL, 1, circuit.clock()) for _ in range(5)]
+    attempts = [Attempt(CALL, CALL.route, 1, circuit.clock()) for _ in range(5)]
     admitted = [attempt for attempt in attempts if circuit.breaker.admit(attempt) is None]
     assert len(admitted) == 1
     circuit.end(admitted[0], SUCCESS)
@@ -1010,7 +1010,7 @@ class AnyInterleaving(RuleBasedStateMachine):
         circuit = self.circuit
         refusing = circuit.breaker.refusing()
         lent = self.lent
-        attempt = Attempt(CALL, 1, circuit.clock())
+        attempt = Attempt(CALL, CALL.route, 1, circuit.clock())
         refusal = circuit.breaker.admit(attempt)
         assert (refusal is not None) == (refusing > 0)
         if refusal is None:

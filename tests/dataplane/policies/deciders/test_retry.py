@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from outrider.dataplane.body import RequestBody
 from outrider.dataplane.call import Call
+from outrider.dataplane.engine.attempts import circumstances
 from outrider.dataplane.policies.deciders.breaker import Breaker, BreakerSettings
 from outrider.dataplane.policies.deciders.budget import RetryBudget
 from outrider.dataplane.policies.deciders.retry import (
     TRIED_ENOUGH,
+    Circumstances,
     Decision,
     Retry,
     again,
@@ -77,7 +79,8 @@ def judge(
     retry = Retry(**{"jitter": lambda low, high: high, **settings})
     route = make_route(cluster, retry=retry, breaker=breaker)
     call = make_call(method, headers, route=route, body=body, timeout=timeout)
-    return retry.decide(call, make_attempt(call, result, number=number), call.started + after)
+    attempt = make_attempt(call, result, number=number)
+    return route.retry.decide(attempt, circumstances(call, route, attempt), call.started + after)
 
 
 def yes(decision: Decision) -> bool:
@@ -261,7 +264,7 @@ def test_the_only_endpoint_is_not_free() -> None:
     call = make_call(route=make_route(retry=retry))
     call.tried = call.route.cluster.endpoints
     attempt = make_attempt(call, Failure(Kind.CONNECT_REFUSED, ""))
-    assert retry.decide(call, attempt, 1000.0) == Decision(None, "budget")
+    assert retry.decide(attempt, Circumstances(), 1000.0) == Decision(None, "budget")
 
 
 # ---------------------------------------------------------------- retries of others
@@ -528,7 +531,7 @@ def test_full_jitter(number: int, first: float, cap: float) -> None:
     """Every pause lies between nothing and the doubled, capped first one."""
     retry = Retry(first=first, cap=cap, max_retries=100)
     call = make_call(route=make_route(retry=retry), timeout=3600)
-    decision = retry.decide(call, make_attempt(call, make_response(503), number=number), call.started)
+    decision = retry.decide(make_attempt(call, make_response(503), number=number), Circumstances(), call.started)
     assert decision.wait is not None
     assert 0 <= decision.wait <= min(cap, first * 2 ** (number - 1))
 

@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from outrider.dataplane.call import Call
-from outrider.dataplane.http1.heads import REQUEST_OWNED, request_head
+from outrider.dataplane.http1.heads import REQUEST_OWNED
 from outrider.dataplane.policies.guard import guard as guard_module
 from outrider.dataplane.policies.guard.guard import CallerName, CertificateProof, Guard, KeyProof, Proof, Rule
 from outrider.model.failure import Kind
 from outrider.model.reply import rescue
-from tests.fakes import make_attempt, make_call
+from tests.fakes import make_attempt, make_call, sent_head
 
 KEY = "k" * 32
 NEW = "n" * 32
@@ -53,16 +53,13 @@ def arriving(
         lower, given_value = name.lower().encode(), value.encode("latin-1")
         call.fields.append((lower, name.encode(), given_value))
         call.noted[lower] = call.noted[lower] + b", " + given_value if lower in call.noted else given_value
-    cast(Any, call.downstream).peer_names = tuple(certificate)
+    cast(Any, call.app).peer_names = tuple(certificate)
     return call
 
 
 def sent_on(guard: Guard, call: Call) -> list[bytes]:
     """The fields that the app gets, lower case."""
-    attempt = make_attempt(call)
-    head = request_head(
-        call, call.route.cluster.endpoints[0], REQUEST_OWNED | guard.owned, [guard.stamp(attempt)], False
-    )
+    head = sent_head(call, REQUEST_OWNED | guard.owned, [guard.stamp(make_attempt(call))])
     return [line.lower() for line in head.split(b"\r\n")[1:] if line]
 
 
@@ -342,7 +339,7 @@ def test_everybody_unproven_is_told_the_same() -> None:
         if case.kind is Kind.UNAUTHENTICATED:
             call = arriving()
             call.fields, call.noted, call.path = case.call.fields, case.call.noted, case.call.path
-            call.downstream = case.call.downstream
+            call.app = case.call.app
             failure = case.guard.admit(call)
             assert failure is not None
             reply = rescue(failure, service="user", correlation_id="c")
@@ -361,7 +358,7 @@ def test_no_answer_tells_the_reason_or_the_key(name: str) -> None:
         case.call.path,
         case.call.method,
     )
-    call.downstream = case.call.downstream
+    call.app = case.call.app
     failure = case.guard.admit(call)
     assert failure is not None
     body = rescue(failure).body.decode()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.policies.concurrency.adaptive import AdaptiveLimit
 from outrider.dataplane.policies.criticality import sheddable as may_be_shed
+from outrider.dataplane.policy import Policy
 from outrider.model.failure import Failure, Kind
 from outrider.model.outcome import FAILURE, SUCCESS, Outcome
 
@@ -28,7 +29,7 @@ _FOR_EVERYBODY: Final = 0.8
 _OF_THE_TIME: Final = 0.5
 
 
-class ConcurrencyLimit:
+class ConcurrencyLimit(Policy):
     """Up to `limit` calls at once. `size` calls may wait for at most `wait` seconds; 0 of them: the next one is told to
     come back in a second. With `adaptive`, the limit follows what that learns."""
 
@@ -38,6 +39,7 @@ class ConcurrencyLimit:
         self.limit = limit
         self.in_flight = 0
         self.wait = wait
+        super().__init__()
         self._size = size
         self._adaptive = adaptive
         self._waiting: deque[Future[bool]] = deque()
@@ -118,7 +120,7 @@ class ConcurrencyLimit:
                     turn.set_result(True)
 
     def _refusal(self, call: Call, what: str) -> Failure:
-        name = call.route.cluster.shown
+        name = call.route.shown
         detail = f"{name} already has max_in_flight={self.limit} calls in flight{what}"
         return Failure(Kind.OVERLOADED, detail, retry_after=1.0)
 

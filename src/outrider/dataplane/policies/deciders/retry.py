@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 
 from outrider.dataplane.policies.deciders.budget import RetryBudget
 from outrider.dataplane.policies.idempotency_key import KEY
+from outrider.dataplane.route import RepeatRules
 from outrider.model.failure import Failure, Kind, Phase
 from outrider.model.messages import Response
 
@@ -55,8 +56,24 @@ class Decision:
 NOT_NEEDED: Final = Decision(None, "not_needed")
 
 
+@dataclass(slots=True, frozen=True)
+class Circumstances:
+    """What a decision depends on beside the attempt itself.
+
+    `has_newer_credential`: one was replaced since the attempt began, and the target has not seen it yet.
+    `has_previous_credential`: a receiver may still want the value before the present one. `circuit_refuses`: the
+    breaker would refuse another attempt, and calls do not wait for it. `has_untried_endpoint`: this call has not tried
+    all.
+    """
+
+    has_newer_credential: bool = False
+    has_previous_credential: bool = False
+    circuit_refuses: bool = False
+    has_untried_endpoint: bool = False
+
+
 @dataclass(slots=True)
-class Retry:
+class Retry(RepeatRules):
     """The retry rules of one route. `first` and `cap` of the back-off are in seconds; `max_retries` counts the
     attempts after the first (0: never retry). `by_key`: a key makes a request repeatable, since who is asked knows what
     it means."""
@@ -75,12 +92,17 @@ class Retry:
     def __post_init__(self) -> None:
         self.on_timeout = Phase.TIMEOUT in self.on_errors
 
+    @property
+    def retries(self) -> bool:
+        """Whether there is a second attempt at all."""
+        return self.max_retries > 0
+
     def repeatable(self, call: Call) -> bool:
         """Whether the request may be sent again although the target may have acted on it. A key counts only if the
         target gets to see it."""
         if call.method in self.methods:
             return True
-        return self.by_key and bool(call.noted.get(KEY)) and KEY not in call.nominated and KEY not in call.route.owned
+        return self.by_key and bool(call.noted.get(KEY)) and KEY not in call.nominated
 
     def may_follow(self, call: Call, number: int) -> bool:
         """Whether the `number`-th attempt may be followed by another one if it gets no answer in time, as far as that
@@ -121,9 +143,10 @@ class Retry:
             return "caller"
         return "is_retry" if again(call.noted.get(ATTEMPT_HEADER)) else None
 
-    def decide(self, call: Call, attempt: Attempt, now: float) -> Decision:
+    def decide(self, attempt: Attempt, around: Circumstances, now: float) -> Decision:
         """Judge a finished attempt; charges the budget when the answer is yes."""
-        cause = self._cause(attempt)
+        call = attempt.call
+        cause = self._cause(attempt, around)
         if cause is None:
             return NOT_NEEDED
         if cause == "401":
@@ -131,14 +154,12 @@ class Retry:
             # was fetched meanwhile, or else the one before.
             if not call.may_repeat():
                 return Decision(None, "body_too_large")
-            # A key that was replaced while this attempt was under way has not been shown yet.
-            unseen = any(one.replaced_at > attempt.started for one in call.route.credentials)
             # Free of charge, as a refusal costs the target next to nothing: the budget would let most calls fail until
             # a late receiver has learned of a new key.
-            if not unseen:
+            if not around.has_newer_credential:
                 call.with_old_keys = True
             return Decision(0.0, cause)
-        refusal = self._refusal(call, attempt)
+        refusal = self._refusal(attempt, around)
         if refusal is not None:
             return Decision(None, refusal)
         # On a kept connection these say more about the connection than about the target: a fresh one is tried at once.
@@ -147,12 +168,12 @@ class Retry:
         if wait is None or now + wait >= call.deadline:
             return Decision(None, "deadline")
         # Asking after a key that is being worked on takes a second each time, and starts nothing.
-        free = cause == "409" or self._free(call, attempt)
+        free = cause == "409" or self._free(attempt, around)
         if self.budget is not None and not free and not self.budget.withdraw(now):
             return Decision(None, "budget")
         return Decision(wait, cause)
 
-    def _cause(self, attempt: Attempt) -> str | None:
+    def _cause(self, attempt: Attempt, around: Circumstances) -> str | None:
         """The fault that these rules retry on, if this is one."""
         result = attempt.result
         if isinstance(result, Failure):
@@ -162,12 +183,8 @@ class Retry:
         if status == 429:
             return "429" if asked_pause(result) is not None else None
         if status == 401:
-            call = attempt.call
-            another = any(
-                one.replaced_at > attempt.started or one.has_previous(attempt.answered)
-                for one in call.route.credentials
-            )
-            return "401" if another and not call.with_old_keys else None
+            another = around.has_newer_credential or around.has_previous_credential
+            return "401" if another and not attempt.call.with_old_keys else None
         if status == 408:
             # A target that grows tired of a kept connection may say so just when a request comes (RFC 9110 §15.5.9).
             return "408" if attempt.on_kept_connection else None
@@ -176,8 +193,9 @@ class Retry:
             return "409" if attempt.number > 1 and under_way_already(attempt.call, result) else None
         return str(status) if status in self.on_status else None
 
-    def _refusal(self, call: Call, attempt: Attempt) -> str | None:
+    def _refusal(self, attempt: Attempt, around: Circumstances) -> str | None:
         """Why this fault must not be retried although its class is, or None."""
+        call = attempt.call
         if self.max_retries == 0:
             return "off"
         forbidden = self.forbidden(call)
@@ -191,10 +209,7 @@ class Retry:
             return "not_idempotent"
         if not call.may_repeat() and not attempt.unsent:
             return "body_too_large"
-        breaker = call.route.breaker
-        if breaker is not None and not breaker.worth_waiting and breaker.refusing() > 0:
-            return "circuit_open"  # with `wait`, the next attempt waits for it
-        return None
+        return "circuit_open" if around.circuit_refuses else None
 
     def _pause(self, number: int, result: Response | Failure) -> float | None:
         """Full jitter ("Exponential Backoff And Jitter", AWS), or what the target asked for (RFC 9110 §10.2.3);
@@ -206,12 +221,12 @@ class Retry:
         return self.jitter(0.0, min(self.cap, self.first * 2.0 ** (number - 1)))
 
     @staticmethod
-    def _free(call: Call, attempt: Attempt) -> bool:
+    def _free(attempt: Attempt, around: Circumstances) -> bool:
         """After a connect failure, once per call: going on to another endpoint adds no load to anything, and neither
         has a retry that was paid for after a broken connection and could not even be sent."""
         if not attempt.unsent:
             return False
-        return attempt.reason == "reset" or (attempt.number == 1 and call.route.cluster.untried(call.tried))
+        return attempt.reason == "reset" or (attempt.number == 1 and around.has_untried_endpoint)
 
 
 def again(attempt: bytes | None) -> bool:
@@ -263,8 +278,3 @@ def parse_retry_after(value: bytes | None) -> float | None:
 def is_reset(result: Response | Failure) -> bool:
     """Whether the connection broke before any answer came."""
     return isinstance(result, Failure) and result.kind is Kind.RESET
-
-
-def unsent(result: Response | Failure) -> bool:
-    """Whether provably nothing of the request reached the target."""
-    return isinstance(result, Failure) and (result.kind.phase is Phase.CONNECT or result.kind is Kind.NO_ENDPOINT)

@@ -15,9 +15,9 @@ from hmac import compare_digest
 from typing import TYPE_CHECKING, Final, Protocol
 
 from outrider.dataplane.http1.path_interpretations import readings
+from outrider.dataplane.policy import Policy
 from outrider.model.failure import Failure, Kind, body_too_large
 from outrider.model.messages import is_field_value
-from outrider.model.outcome import Outcome
 from outrider.model.patterns import HeaderNames, comparable, covering, is_named
 from outrider.model.variables import VARIABLE
 
@@ -155,7 +155,7 @@ class CertificateProof:
         self.require: tuple[bytes, ...] = ()
 
     def prove(self, call: Call) -> tuple[str, str]:
-        shown = call.downstream.peer_names
+        shown = call.app.peer_names
         if not shown:
             return "", "no_certificate"
         for name in shown:
@@ -191,7 +191,7 @@ class Rule:
         return is_named(self._caller, caller) and self.pattern.matches(method, path)
 
 
-class Guard:
+class Guard(Policy):
     """Admits inbound calls. `refused` counts refusals by reason, `key_uses` who has shown which of several keys: one
     that nobody shows any more can be taken away."""
 
@@ -205,7 +205,6 @@ class Guard:
         "_rules",
         "_strangers_may_not_say",
         "key_uses",
-        "owned",
         "proven",
         "public",
         "refused",
@@ -264,9 +263,6 @@ class Guard:
                 if not any(rule.allows(caller, call.method, path) for rule in rules):
                     return self._refuse(call, Kind.FORBIDDEN, "not_allowed", f"{caller} may not do that")
         return None
-
-    def observe(self, call: Call, outcome: Outcome) -> None:
-        """It holds no permit."""
 
     def stamp(self, attempt: Attempt) -> bytes:
         """Who calls, for the app: ours to say, and nobody else's."""
@@ -347,7 +343,7 @@ class Guard:
         size = call.length if call.length is not None else body.size
         if size <= limit:
             return None
-        call.downstream.proxy.stats.reached["body_bytes"] += 1
+        call.app.shared.stats.reached["body_bytes"] += 1
         return body_too_large(size, limit, inbound=True, complete=declared)
 
     def _unidentify(self, call: Call) -> None:

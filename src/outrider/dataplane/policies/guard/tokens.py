@@ -54,7 +54,7 @@ class TokenProof:
         "unknown_key",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 # settings, all but the first few by keyword
         self,
         alg: str,
         keys: Keys,

@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import pytest
 
-from outrider.dataplane.upstream import names as module
-from outrider.dataplane.upstream.names import Names, UnresolvedError, is_address, system_addresses
+from outrider.dataplane.runtime import names as module
+from outrider.dataplane.runtime.names import Names, UnresolvedError, is_address, system_addresses
 
 V4, V6 = socket.AF_INET, socket.AF_INET6
 NOT_FOUND = socket.gaierror(socket.EAI_NONAME, "Name or service not known")

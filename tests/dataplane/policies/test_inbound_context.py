@@ -12,8 +12,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from outrider.dataplane.call import Call, cancelled, release
-from outrider.dataplane.inbound_context import Context, ContextStore, Keep, Restore, trace_id
+from outrider.dataplane.call import Call
+from outrider.dataplane.engine.accounting import note_cancelled, release
+from outrider.dataplane.inbound_context import Context, ContextStore, trace_id
+from outrider.dataplane.policies.inbound_context import Keep, Restore
 from outrider.model.failure import Failure, Kind
 from outrider.model.outcome import NEUTRAL, SUCCESS
 from tests.fakes import make_call
@@ -53,8 +55,8 @@ class Place:
         call.caller = caller
         self.traces += 1
         call.traceparent = traceparent(trace or f"{self.traces:032x}")  # new where there was none
-        app = cast(Any, call.downstream)
-        app.proxy = SimpleNamespace(noted=NOTED, stopped=False)
+        app = cast(Any, call.app)
+        app.shared = SimpleNamespace(noted=NOTED, stopped=False)
         app.give_up = lambda *what: self.given_up.append(what)
         return call
 
@@ -426,7 +428,7 @@ def place_ends(place: Place, call: Call) -> None:
 
 def hangs_up(place: Place, call: Call) -> None:
     """As `carry` sees it."""
-    cancelled(call)
+    note_cancelled(call)
     release(call, NEUTRAL)
 
 

@@ -18,14 +18,11 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from random import uniform
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from outrider.blocking import run_apart
 from outrider.model.failure import LOCAL_ERRORS
 from outrider.model.units import format_duration
-
-if TYPE_CHECKING:
-    from outrider.dataplane.upstream.pool import Pool
 
 log = logging.getLogger("outrider")
 
@@ -49,6 +46,15 @@ _FRESH_WITHIN: Final = 0.5
 _NO_ADDRESS: Final = frozenset(
     getattr(socket, code) for code in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, code)
 )
+
+
+class Pool(Protocol):
+    """The connections to one endpoint. `open` is how many there are."""
+
+    open: int
+
+    def retire_all_but(self, addresses: frozenset[str]) -> None:
+        """Let go of the connections to any other address."""
 
 
 class UnresolvedError(Exception):
