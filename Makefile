@@ -14,8 +14,9 @@ demo: $(VENV)/.installed ## Show the main job on a small booking system; exits 0
 test: $(VENV)/.tools ## Run the tests
 	@$(BIN)/python -m pytest
 
-lint: $(VENV)/.tools ## Style and types, strictly
+lint: $(VENV)/.tools ## Style, types, layers and sizes, strictly
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache && $(BIN)/python -m checks.ratchets && $(BIN)/vulture
 
 bench: $(VENV)/.tools ## Compare with Envoy, HAProxy and nginx in one run; writes bench/results.md
 	@$(BIN)/python bench/setup.py && $(BIN)/python bench/run.py && $(BIN)/python bench/guard.py --write
