@@ -7,7 +7,6 @@ import tomllib
 from pathlib import Path
 
 import pytest
-
 from checks.ratchets import as_toml, attributes, compare, function_lines, measure
 
 SMALL: dict[str, dict[str, int]] = {"file_lines": {}, "class_attributes": {}, "function_lines": {}}

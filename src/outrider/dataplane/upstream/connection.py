@@ -52,7 +52,6 @@ _STATUS_AT: Final = 9
 # Bytes of a read that are fed at once where they may be fields.
 _SLICE: Final = 16 * 1024
 _MANY_PIECES: Final = 64  # of a body in one slice: as one they cost the rest of the way less
-_MOST_INTERIMS: Final = 64  # informational answers in one read
 _MOST_PARAMETERS: Final = 16  # of a Keep-Alive: two are known
 # Digits of a Content-Length, leading zeros included: more than any length has, and than every reader takes.
 _LONGEST_LENGTH: Final = 19
@@ -113,6 +112,7 @@ class Upstream(TargetConnection):
         "_trailers",
         "_transport",
         "_tunnel",
+        "_unfed",
         "_written",
         "attempt",
         "idle_limit",
@@ -154,6 +154,7 @@ class Upstream(TargetConnection):
         self._trailers = bytearray()
         self._closing = False  # the target has announced that it will close
         self._interims: list[Response] = []
+        self._unfed = b""  # what has been read, and waits for its turn
         self._refusal = ""  # why the target has ended the connection before anything was sent
         self._given_up = False  # closed by us, perhaps before the connection was made
         self._personal = False  # somebody has proven who it is for all that comes on this connection
@@ -465,6 +466,10 @@ class Upstream(TargetConnection):
         the kernel: often why it takes no more."""
         try:
             while self.attempt is not None and not self.response.complete and self._tunnel is None:
+                data, self._unfed = self._unfed, b""
+                if data:
+                    self.data_received(data)
+                    continue
                 data = os.read(self._descriptor, _AT_ONCE)
                 if not data:
                     break
@@ -539,8 +544,6 @@ class Upstream(TargetConnection):
             self._too_large()
         elif status < 200:
             self._interims.append(response)  # its message_complete makes room for the next head
-            if len(self._interims) > _MOST_INTERIMS:
-                self._fail(Kind.INVALID_RESPONSE, "the target sent too many informational answers at once")
             self._head_bytes = 0
         else:
             self._head_done = True
@@ -607,6 +610,10 @@ class Upstream(TargetConnection):
             if len(self._collected) - pieces > _MANY_PIECES:
                 self._collected[pieces:] = (b"".join(self._collected[pieces:]),)
             if not self._head_done:
+                if self._interims:
+                    heads = 0
+                    if self._take_turns(data[stop:]):
+                        return
                 heads += len(piece)
                 if heads > self._endpoint.max_head_bytes or len(self.response.lines) > self._endpoint.max_fields * 4:
                     self._too_large()
@@ -615,6 +622,24 @@ class Upstream(TargetConnection):
                 self.response.pieces.append(data[start:])
             else:
                 self._clean = False  # bytes behind a whole answer
+
+    def _take_turns(self, rest: bytes) -> bool:
+        """Informational answers may be many, and each is passed on: let others have their turn, and feed the `rest`
+        afterwards. Returns False if nothing is left, or nothing more will be read."""
+        attempt = self.attempt
+        if not rest or attempt is None or self.failure is not None or self.response.switches:
+            return False
+        self._unfed = rest
+        self.pause_reading()
+        attempt.call.app.shared.loop.call_soon(self._feed_rest)
+        return True
+
+    def _feed_rest(self) -> None:
+        """It is the turn of this connection again."""
+        rest, self._unfed = self._unfed, b""
+        if rest and self.alive:
+            self.resume_reading()
+            self.data_received(rest)
 
     def _feed_head_by_head(self, data: bytes) -> None:
         """Informational answers may come, or a head comes in pieces: feed one head at a time, so that the beginning of
