@@ -84,6 +84,7 @@ class Upstream(TargetConnection):
         "_counted",
         "_descriptor",
         "_endpoint",
+        "_fed",
         "_feed_size",
         "_finishing",
         "_given_up",
@@ -118,7 +119,7 @@ class Upstream(TargetConnection):
         "idle_limit",
     )
 
-    def __init__(self, endpoint: Endpoint, timers: Timers, raw: bool = False) -> None:
+    def __init__(self, endpoint: Endpoint, timers: Timers, raw: bool = False) -> None:  # noqa: PLR0915 # one per slot
         """`raw`: for a tunnel only, without TLS of ours and without HTTP."""
         self._endpoint = endpoint
         self._timers = timers
@@ -146,6 +147,7 @@ class Upstream(TargetConnection):
         self._seam = b""  # the end of its latest piece
         self._head_done = False
         self._feed_size = 0
+        self._fed = 0  # bytes of the latest piece, in which the present head goes on
         self._head_bytes = 0
         self._stray_bytes = 0  # since the last byte of body
         self._connection: list[bytes] = []  # the values of this field of the head that is being read
@@ -412,6 +414,8 @@ class Upstream(TargetConnection):
             self._feed_head_by_head(data)
         if self._interims:
             self._pass_interims(attempt)
+            if self._unfed:
+                return
         response = self.response
         if self._stale_parser and self.alive:
             self._stale_parser = False
@@ -584,6 +588,7 @@ class Upstream(TargetConnection):
         if not self._begun and not self._head_done and piece[:7] != _BEGINNING[: len(piece)]:
             self._fail(Kind.INVALID_RESPONSE, "the target's answer is not HTTP/1.1")
             return
+        self._fed = len(piece)
         try:
             self._parser.feed_data(piece)
         except httptools.HttpParserUpgrade as upgrade:
@@ -664,7 +669,7 @@ class Upstream(TargetConnection):
         response = self.response
         if not self._head_done:
             if self._begun:
-                self._head_bytes += len(data)
+                self._head_bytes += self._fed
             if self._head_bytes > self._endpoint.max_head_bytes:
                 self._too_large()
             if self.failure is None:
