@@ -141,6 +141,7 @@ def _validate(document: Document) -> Resolved | None:
     What is wrong is then taken out, so that references between the rest are checked as well: all problems are
     to be reported at once.
     """
+    document.settle()
     # Keys that begin with x- hold anchors for the rest, as in compose files.
     values = {key: value for key, value in copy.deepcopy(document.values).items() if not key.startswith("x-")}
     for round_ in range(_MAX_ROUNDS):

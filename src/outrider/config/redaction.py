@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from outrider.model.addresses import HIDDEN, hidden_parts, hide_in_urls
@@ -78,14 +79,39 @@ def shown_values(document: Document, headers: Iterable[str] = ()) -> dict[str, A
     return values
 
 
+@dataclass(frozen=True, slots=True)
+class HiddenTexts:
+    """What no complaint may show: `anywhere`, where it is about a value at, above or below a path of `near`, and where
+    it is about the value at a path of `there`."""
+
+    anywhere: frozenset[str]
+    near: tuple[tuple[KeyPath, tuple[str, ...]], ...]
+    there: dict[KeyPath, str]
+
+
+def hidden_texts(document: Document) -> HiddenTexts:
+    """What complaints about a document may not show: what came from variables and files, and what stands under keys for
+    secrets. Short texts are hidden where they come from."""
+    near = tuple((where, tuple(texts)) for where, texts in document.interpolated.items())
+    written = dict(secrets_written_down(document))
+    every = [*(text for _, texts in near for text in texts), *written.values()]
+    return HiddenTexts(
+        frozenset(text for text in every if len(text) >= _LONG),
+        tuple((where, texts) for where, texts in near if any(len(text) < _LONG for text in texts)),
+        {where: text for where, text in written.items() if len(text) < _LONG},
+    )
+
+
 def scrub(document: Document, path: KeyPath, text: str) -> str:
     """A complaint about the value at `path`, without secrets: what came from variables and files at this place, above
     or below it, and longer texts of that kind anywhere; user names, passwords and queries of URLs."""
-    hidden: set[str] = set()
-    for where, texts in document.interpolated.items():
-        near = where[: len(path)] == path or path[: len(where)] == where
-        hidden.update(one for one in texts if near or len(one) >= _LONG)
-    hidden.update(one for where, one in secrets_written_down(document) if len(one) >= _LONG or where == path)
+    texts = document.hidden if document.hidden is not None else hidden_texts(document)
+    hidden = set(texts.anywhere)
+    for where, ones in texts.near:
+        if where[: len(path)] == path or path[: len(where)] == where:
+            hidden.update(ones)
+    if path in texts.there:
+        hidden.add(texts.there[path])
     value: Any = document.values
     for part in path:
         value = value.get(part) if isinstance(value, dict) else value  # a list of URLs: any of them
@@ -96,7 +122,7 @@ def scrub(document: Document, path: KeyPath, text: str) -> str:
 
 def without(text: str, hidden: Iterable[str]) -> str:
     """The text with each of these replaced by `***`, also where they are shown with escapes."""
-    forms = {form for text_ in hidden for form in (text_, repr(text_)[1:-1]) if form}
+    forms = {form for text_ in hidden for form in (text_, repr(text_)[1:-1]) if form and form in text}
     for one in sorted(forms, key=len, reverse=True):
         if len(one) >= _SHORT:
             text = text.replace(one, HIDDEN)

@@ -17,7 +17,7 @@ import yaml
 
 from outrider.config.interpolate import interpolate, reads_file, refers
 from outrider.config.problems import Mark, Problem
-from outrider.config.redaction import scrub
+from outrider.config.redaction import HiddenTexts, hidden_texts, scrub
 from outrider.model.addresses import hide_in_urls
 
 KeyPath = tuple[str | int, ...]
@@ -50,6 +50,11 @@ class Document:
     templates: dict[KeyPath, str] = field(default_factory=dict)
     interpolated: dict[KeyPath, tuple[str, ...]] = field(default_factory=dict, repr=False)
     problems: list[Problem] = field(default_factory=list)
+    hidden: HiddenTexts | None = field(default=None, repr=False)
+
+    def settle(self) -> None:
+        """Say that the values stay as they are: what complaints must hide is collected once, and not for each."""
+        self.hidden = hidden_texts(self)
 
     def mark(self, path: KeyPath, *, key: bool = False) -> Mark:
         """The place of a path, or of its nearest ancestor that has one."""

@@ -8,7 +8,9 @@ with a header that no page can set across origins.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import json
 import re
 import signal
 from collections.abc import Awaitable, Callable
@@ -18,6 +20,7 @@ from typing import Any
 from aiohttp import web
 
 from outrider import __version__
+from outrider.blocking import run_apart
 from outrider.config.redaction import shown_values
 from outrider.config.schema import Config
 from outrider.config.source import Document, KeyPath, dotted
@@ -30,6 +33,9 @@ from outrider.model.addresses import hide_in_urls
 
 _OUR_HOSTS = frozenset(("127.0.0.1", "localhost", "[::1]", "::1"))
 
+# Seconds until the configuration has to be there, which a thread prepares.
+_PATIENCE = 10.0
+_SERVICES_PER_TURN = 50
 # Seconds that answers under way have left at the end.
 _MOMENT = 0.5
 
@@ -95,10 +101,12 @@ def admin_app(runtime: Runtime) -> web.Application:
         return web.Response(status=202, text="stopping\n")
 
     async def status_(request: web.Request) -> web.Response:
-        return web.json_response(status(runtime))
+        return web.Response(text=await status(runtime), content_type="application/json")
 
     async def config(request: web.Request) -> web.Response:
-        return web.json_response(redacted(runtime.resolved.document, runtime.resolved.config.observability.redact))
+        document, redact = runtime.resolved.document, runtime.resolved.config.observability.redact
+        text = await run_apart("configuration", lambda: json.dumps(redacted(document, redact)), _PATIENCE)
+        return web.Response(text=text, content_type="application/json")
 
     app = web.Application(middlewares=[admin_guard(runtime.resolved.config)])
     app.router.add_get("/api/v1/status", status_)
@@ -110,13 +118,15 @@ def admin_app(runtime: Runtime) -> web.Application:
     return app
 
 
-def status(runtime: Runtime) -> dict[str, Any]:
-    """Who runs here, since when, and how the services are doing."""
+async def status(runtime: Runtime) -> str:
+    """Who runs here, since when, and how the services are doing, as JSON. Calls go on between the services."""
     config = runtime.resolved.config
-    breakers = {breaker.name: breaker for breaker in runtime.compiled.breakers}
+    breakers: dict[str, list[Breaker]] = {}
+    for breaker in runtime.compiled.breakers:  # named after their service, or `SERVICE METHOD /path`
+        breakers.setdefault(breaker.name.partition(" ")[0], []).append(breaker)
     in_flight = runtime.proxy.in_flight_by_service()
     state = "draining" if runtime.proxy.draining else "ready" if runtime.ready else "starting"
-    return {
+    head = {
         "service": config.service,
         "instance": runtime.resolved.instance,
         "version": __version__,
@@ -126,19 +136,22 @@ def status(runtime: Runtime) -> dict[str, Any]:
         "connections": len(runtime.proxy.connections),
         "in_flight": runtime.proxy.in_flight,
         "event_loop_lag_seconds": round(runtime.lag.seconds, 4),
-        "services": {
-            cluster.name: _service_status(cluster, breakers, in_flight.get(cluster.name, 0))
-            for cluster in runtime.compiled.clusters
-        },
     }
+    services = []
+    for number, cluster in enumerate(runtime.compiled.clusters):
+        name = cluster.name
+        one = _service_status(cluster, breakers.get(name, []), in_flight.get(name, 0))
+        services.append(f"{json.dumps(name)}: {json.dumps(one)}")
+        if number % _SERVICES_PER_TURN == 0:
+            await asyncio.sleep(0)
+    return f'{json.dumps(head)[:-1]}, "services": {{{", ".join(services)}}}}}'
 
 
-def _service_status(cluster: Cluster, breakers: dict[str, Breaker], in_flight: int) -> dict[str, Any]:
-    own = [breaker for name, breaker in breakers.items() if name == cluster.name or name.startswith(f"{cluster.name} ")]
+def _service_status(cluster: Cluster, breakers: list[Breaker], in_flight: int) -> dict[str, Any]:
     return {
         "in_flight": in_flight,
         "balance": cluster.balance,
-        "circuits": {breaker.name: shown(breaker) for breaker in own},
+        "circuits": {breaker.name: shown(breaker) for breaker in breakers},
         "endpoints": [
             {
                 "address": endpoint.name,
