@@ -136,6 +136,7 @@ ONE_WARNING_EACH = "services:\n  user:\n    url: http://127.0.0.1:9\n    routes:
     [
         lambda count: configuration(0, count),
         lambda count: configuration(count, 1),
+        lambda count: configuration(count, 1, "https://example.test"),
         lambda count: ONE_WARNING_EACH + "      - match: GET /same\n" * count,
         lambda count: (
             "policies:\n" + "".join(f"  p{n}: {{ timeout: 1s }}\n" for n in range(count)) + configuration(1, 1)
@@ -146,7 +147,7 @@ ONE_WARNING_EACH = "services:\n  user:\n    url: http://127.0.0.1:9\n    routes:
             + configuration(1, 1)
         ),
     ],
-    ids=["routes", "services", "warnings", "policies", "credentials"],
+    ids=["routes", "services", "https services", "warnings", "policies", "credentials"],
 )
 def test_what_is_written_takes_time_by_its_length(tmp_path: Path, text: Callable[[int], str]) -> None:
     """Four times as much takes about four times as long to read, check and compile, not sixteen times."""

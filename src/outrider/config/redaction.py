@@ -114,7 +114,11 @@ def scrub(document: Document, path: KeyPath, text: str) -> str:
         hidden.add(texts.there[path])
     value: Any = document.values
     for part in path:
-        value = value.get(part) if isinstance(value, dict) else value  # a list of URLs: any of them
+        if isinstance(value, dict):
+            value = value.get(part)
+        elif isinstance(value, list) and isinstance(part, int):
+            inner = value[part] if part < len(value) else None
+            value = inner if isinstance(inner, (dict, list)) else value  # of a list of URLs, any may be in the text
     for one in value if isinstance(value, list) else [value]:
         hidden |= hidden_parts(one) if isinstance(one, str) else set()
     return hide_in_urls(without(text, hidden))

@@ -56,7 +56,7 @@ def check_tls(config: Config, document: Document) -> None:
     layers += [(("policies", name), policy) for name, policy in config.policies.items()]
     layers += [(("services", name), service) for name, service in config.services.items()]
     for at, layer in layers:
-        if layer.tls:
+        if layer.tls and (layer.tls.ca or layer.tls.cert or layer.tls.key):
             _try(
                 document, (*at, "tls"), lambda tls=layer.tls: load_client(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), tls)
             )

@@ -11,6 +11,7 @@ from functools import partial
 from time import time
 
 from outrider.blocking import run_apart
+from outrider.config.schema import ClientTls
 from outrider.config.schema import ServerTls as ServerFiles
 from outrider.config.tls import LARGEST, load_client, load_server
 from outrider.controlplane.endpoints import EndpointMaker
@@ -37,21 +38,55 @@ class Made:
 
 @dataclass(slots=True)
 class Watched:
-    """Files that make one context. `build` reads them and returns what puts the context to use; `expiries` are Unix
-    times by file kind."""
+    """Files that make one context. `owners` are those that use it; `build` reads the files and returns what puts the
+    context to use; `expiries` are Unix times by file kind."""
 
-    owner: str
+    owners: list[str]
     files: dict[str, str]
     build: Callable[[], Callable[[], None]]
     contents: dict[str, bytes] = field(default_factory=dict, repr=False)
     expiries: dict[str, float] = field(default_factory=dict)
     failures: int = 0  # looks in a row at which the files could not be used
 
+    @property
+    def shown(self) -> str:
+        """The owners in a sentence."""
+        first, *others = self.owners
+        return f"{first} and {len(others)} more" if others else first
+
     def use(self, made: Made | None) -> None:
         """Put a new context to use."""
         if made is not None:
             made.put_to_use()
             self.contents, self.expiries, self.failures = made.contents, made.expiries, 0
+
+
+class SharedContext:
+    """The context of all targets whose files are the same. Making one with the system's authorities takes 25 ms and a
+    megabyte, so a thousand services do not have one each. Those of one host share its sessions."""
+
+    def __init__(self, files: ClientTls) -> None:
+        self._files = files
+        self._makers: list[EndpointMaker] = []
+        self._context: ResumingContext | None = None
+
+    def add(self, maker: EndpointMaker) -> None:
+        """Let the endpoints of a service use it, from when there is one."""
+        self._makers.append(maker)
+        if self._context is not None:
+            maker.use(self._context)
+
+    def build(self) -> Callable[[], None]:
+        """Make it anew. Returns what puts it to use. Raises ValueError."""
+        context = ResumingContext()
+        load_client(context, self._files)
+
+        def put_to_use() -> None:
+            self._context = context
+            for maker in self._makers:
+                maker.use(context)
+
+        return put_to_use
 
 
 class Certificates:
@@ -61,19 +96,22 @@ class Certificates:
         self.server: ssl.SSLContext | None = None
         self.on_new_server: Callable[[ssl.SSLContext], None] = lambda context: None
         self._watched: list[Watched] = []
+        self._shared: dict[tuple[str | None, ...], tuple[SharedContext, list[str]]] = {}  # by their files
         self._targets: list[EndpointMaker] = []
 
     def secure(self, maker: EndpointMaker) -> None:
         """Give the https endpoints of a service their context, those to come included. Raises StartError."""
         files = maker.files
-
-        def build() -> Callable[[], None]:
-            context = ResumingContext()
-            load_client(context, files)
-            return lambda: maker.use(context)
-
         named = {"ca": files.ca, "cert": files.cert, "key": files.key}
-        self._watch(maker.name, named, build)
+        key = tuple(named.values())
+        if key in self._shared:
+            shared, owners = self._shared[key]
+            shared.add(maker)
+            owners.append(maker.name)
+        else:
+            shared = SharedContext(files)
+            shared.add(maker)
+            self._shared[key] = shared, self._watch(maker.name, named, shared.build).owners
         self._targets.append(maker)
 
     def serve(self, files: ServerFiles, client_optional: bool = False) -> None:
@@ -92,8 +130,8 @@ class Certificates:
         self.server = context
         self.on_new_server(context)
 
-    def _watch(self, owner: str, named: dict[str, str | None], build: Callable[[], Callable[[], None]]) -> None:
-        watched = Watched(owner, {kind: file for kind, file in named.items() if file is not None}, build)
+    def _watch(self, owner: str, named: dict[str, str | None], build: Callable[[], Callable[[], None]]) -> Watched:
+        watched = Watched([owner], {kind: file for kind, file in named.items() if file is not None}, build)
         try:
             made = _made(watched)
         except (ValueError, FileError) as error:
@@ -101,10 +139,13 @@ class Certificates:
         watched.use(made)
         if watched.files:
             self._watched.append(watched)
+        return watched
 
     async def watch(self) -> None:
         """Look again and again, until cancelled."""
-        looks = (repeat(f"certificates of {one.owner}", partial(self._look, one), _INTERVAL) for one in self._watched)
+        looks = (
+            repeat(f"certificates of {one.owners[0]}", partial(self._look, one), _INTERVAL) for one in self._watched
+        )
         await asyncio.gather(*looks)
 
     async def _look(self, watched: Watched) -> float:
@@ -114,7 +155,7 @@ class Certificates:
     async def refresh(self, watched: Watched) -> None:
         """Use new files, if they are usable together; otherwise keep the last ones, and say so once."""
         try:
-            made = await run_apart(("certificates", watched.owner), lambda: _made(watched), READ_TIMEOUT)
+            made = await run_apart(("certificates", watched.owners[0]), lambda: _made(watched), READ_TIMEOUT)
             watched.failures = 0 if made is None else watched.failures
             if made is None:
                 return
@@ -122,17 +163,17 @@ class Certificates:
             watched.failures += 1
             if watched.failures == 2:  # certificate and key are not replaced in the same instant
                 why = "their files could not be read in time" if isinstance(error, TimeoutError) else error
-                log.error("%s keeps its last certificates: %s", watched.owner, why)
+                log.error("%s: the last certificates are kept: %s", watched.shown, why)
             return
         watched.use(made)
-        log.info("new certificates for %s", watched.owner)
+        log.info("new certificates for %s", watched.shown)
 
     def expiries(self) -> Iterator[tuple[str, str, float]]:
         """`(owner, which, Unix time)`: of our own certificate, of the authorities (the first to expire), and of what
         targets have shown."""
         for watched in self._watched:
             for kind, when in watched.expiries.items():
-                yield watched.owner, kind, when
+                yield from ((owner, kind, when) for owner in watched.owners)
         shown: dict[str, float] = {}
         for maker in self._targets:
             for endpoint, _ in maker.made:
@@ -167,5 +208,5 @@ def _expiries(watched: Watched, contents: dict[str, bytes]) -> dict[str, float]:
         when = min(one.not_valid_after_utc.timestamp() for one in certificates)
         found[kind] = when
         if when - time() < _SOON:
-            log.warning("%s: %s expires in %.1f days", watched.owner, file, (when - time()) / 86400)
+            log.warning("%s: %s expires in %.1f days", watched.shown, file, (when - time()) / 86400)
     return found

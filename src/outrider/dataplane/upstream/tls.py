@@ -10,7 +10,7 @@ from typing import Any
 
 from outrider.model.failure import Kind
 
-_MAX_SESSIONS = 64
+_MAX_SESSIONS = 512  # of a context, which services share
 
 # OpenSSL's words for a certificate of ours that the other side wants, or does not like.
 _ABOUT_OUR_CERTIFICATE = (
