@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
@@ -50,6 +52,20 @@ async def test_strangers_do_not_keep_the_telemetry_port_from_answering(tmp_path:
                 assert await healthy(proxy.telemetry)
             await eventually(lambda: descriptors() - before - len(all_of_them) <= 40, "the strangers are turned away")
             assert await healthy(proxy.telemetry)
+
+
+async def test_a_probe_does_not_wait_for_a_queue_of_strangers(tmp_path: Path) -> None:
+    """Those that have been silent in the kernel's queue are not given another chance here, one after the other: a
+    kubelet waits a second for its probe."""
+    async with sidecar(tmp_path, CONFIG) as proxy:
+        with strangers(proxy.telemetry, 64):
+            assert await healthy(proxy.telemetry)  # from now on, the port is full
+            with strangers(proxy.telemetry, 900):
+                await asyncio.sleep(0)
+                time.sleep(0.05)  # the loop has something else to do, and they wait
+                began = monotonic()
+                assert await healthy(proxy.telemetry)
+                assert monotonic() - began < 0.3, "it takes 0.56 s to give 900 a chance"
 
 
 async def test_strangers_on_the_admin_port(tmp_path: Path) -> None:

@@ -190,3 +190,23 @@ async def test_silent_handshakes_do_not_keep_callers_out(
             assert data_plane.inbound.opening <= 20
             await eventually(lambda: crowd.closed() >= 40, "the oldest are closed")
             assert data_plane.stats.handshakes_failed["displaced"] >= 40
+
+
+@pytest.mark.parametrize("port", ["listen", "inbound.listen"])
+async def test_a_flood_of_connections_takes_no_long_turn(outrider: Outrider, port: str) -> None:
+    """Of connections that wait to be accepted, a few are in each turn of the loop: each costs a tenth of a
+    millisecond, for which the app's calls wait."""
+    async with Target(plain()) as target, outrider(config(target)) as proxy:
+        data_plane = proxy.app.runtime.proxy
+        before = there = data_plane.stats.accepted
+        most = 0
+        with ExitStack() as flood:
+            for _ in range(60):  # the loop has no turn meanwhile: they wait in the kernel's queue
+                flood.enter_context(socket.create_connection(("127.0.0.1", proxy.app.ports[port])))
+            async with asyncio.timeout(5):
+                while there < before + 60:
+                    await asyncio.sleep(0)
+                    last, there = there, data_plane.stats.accepted
+                    most = max(most, there - last)
+        await eventually(lambda: not data_plane.connections, "all have left")
+        assert most <= 16, "eight for each turn, of which there may be two while this test waits"

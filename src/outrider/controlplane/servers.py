@@ -20,6 +20,7 @@ from typing import Protocol
 
 from outrider.controlplane.intercom import ADMIN, TELEMETRY
 from outrider.controlplane.upkeep import repeat
+from outrider.dataplane.runtime.kernel import silent_for
 
 log = logging.getLogger("outrider")
 
@@ -156,7 +157,7 @@ class ControlServer:
                     self._pause(_PAUSE)
                     return
                 continue  # the other side has given up already
-            if full and idlest is None:
+            if full and (idlest is None or _had_its_chance(accepted)):
                 accepted.close()
                 continue
             if idlest is not None:
@@ -203,8 +204,14 @@ class ControlServer:
         return _SWEEP_EVERY
 
 
+def _had_its_chance(accepted: socket.socket) -> bool:
+    """Whether it has said nothing although it has waited in the kernel's queue for longer than a visitor is given here:
+    a queue of thousands of such is worked off at once, and not one chance after the other."""
+    return not _has_spoken(accepted) and silent_for(accepted) >= _CHANCE
+
+
 def _has_spoken(accepted: socket.socket) -> bool:
     """Whether anything of a request is here already, as is usual for those that have one."""
     with suppress(OSError):
-        return bool(accepted.recv(1, socket.MSG_PEEK))
+        return bool(accepted.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
     return False

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("outrider")
 
-_ACCEPTS_PER_TURN = 64  # then calls under way get their turn
+_ACCEPTS_PER_TURN = 8  # which take a millisecond; then calls under way get their turn
 # Seconds between looks whether there are descriptors again.
 _PAUSE = 0.1
 # Seconds a TLS handshake of a caller may take, and how many may be under way on one socket: each has a task and the
