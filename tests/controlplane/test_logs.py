@@ -255,3 +255,28 @@ def test_what_comes_from_outside_is_cut(make_pipe: Any) -> None:
     assert line["path"].endswith("... (60001 characters)")
     assert len(line["why"]) == 40
     assert len(pipe.text) < 40_000
+
+
+@pytest.mark.parametrize("query", [False, True])
+@pytest.mark.parametrize(
+    "target",
+    [
+        b"http://user:hunter2@payment/x?a=b",
+        b"http://user:hun?ter2/hunter2@payment/x",
+        b"user:hunter2@payment:443",
+        b"/x#access_token=hunter2",
+        b"http://payment/x#access_token=hunter2",
+    ],
+)
+def test_no_secret_of_a_refused_target_is_logged(make_pipe: Any, target: bytes, query: bool) -> None:
+    """User information and fragments have no place in a request, so it is refused; the log says so without them."""
+    pipe = make_pipe()
+    logs = Logs("info")
+    access = AccessLog("booking", "errors", query=query, logs=logs)
+    call = failed("user", Kind.BAD_REQUEST, b"")
+    call.target = target
+    access(call, 0.001)
+    logs.close()
+    (line,) = pipe.read()
+    assert b"ter2" not in pipe.text
+    assert line["path"]

@@ -21,7 +21,7 @@ from random import random
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from outrider.model.addresses import hide_in_urls
+from outrider.model.addresses import HIDDEN, hide_in_urls
 from outrider.model.outcome import FAILURE, classify
 
 if TYPE_CHECKING:
@@ -405,7 +405,7 @@ class AccessLog:
             "service": call.route.shown or None,
             "route": call.route.name or None,
             "method": _text(call.method),
-            "path": _text(path if self._query else path.partition(b"?")[0]),
+            "path": _target(path, self._query),
             "status": call.status,
             "outcome": call.label,
             "flags": call.failure.kind.flag if call.failure is not None else _flag(call),
@@ -420,6 +420,18 @@ class AccessLog:
             "span_id": _text(trace[2]) if len(trace) > 2 else None,
         }
         return {name: value for name, value in fields.items() if value is not None}
+
+
+def _target(target: bytes, query: bool) -> str:
+    """A path, or the whole target of a request that could not be taken for one: that may be a URL with a password in
+    it, or have a token behind `#`, and is refused, but logged."""
+    if target[:1] != b"/":
+        url = target.decode("latin-1")
+        if "://" in url:
+            return _cut(hide_in_urls(url), _LONGEST_TEXT)
+        target = (f"{HIDDEN}@{url.rpartition('@')[2]}" if "@" in url else url).encode("latin-1")
+    target = target.partition(b"#")[0]
+    return _text(target if query else target.partition(b"?")[0])
 
 
 def _text(value: bytes) -> str:
