@@ -58,7 +58,7 @@ EXPECTED = [
     (19, 11, "already used by telemetry.listen"),
     (20, 5, 'did you mean "policy"?'),
     (22, 16, "told apart by case"),
-    (23, 29, "'connect'"),
+    (23, 29, "connect, reset or timeout"),
     (25, 10, "is Outrider itself"),
     (26, 13, "already belongs to payment"),
     (27, 15, "not supported yet"),

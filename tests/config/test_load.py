@@ -515,7 +515,7 @@ def test_a_name_that_is_none() -> None:
     """Which characters a name may have is said in words, not as a pattern."""
     (only,) = problems_of(write("a.yaml", "service: a b\nservices: { u: http://a:1 }\n"))
     assert only.message == "expected letters, digits, dots, dashes and underscores, a letter or digit first, got a b"
-    assert only.hint == "write it like booking-service"
+    assert only.hint == "for example service: booking-service"
 
 
 def test_no_complaint_shows_a_pattern() -> None:

@@ -171,3 +171,53 @@ def test_a_sentence_stays_readable() -> None:
     assert without("between 10 and 100, got 1", {"1"}) == "between 10 and 100, got ***"
     assert without("got long-secret!", {"long-secret", "long"}) == "got ***!"
     assert without(r"got two\nlines", {"two\nlines"}) == "got ***"
+
+
+@pytest.mark.parametrize("name", ["user", "name", "password", "URL", "not"])
+def test_our_own_words_are_never_hidden(tmp_path: Path, name: str) -> None:
+    """A user or password that is called like a word of the sentence takes nothing out of it."""
+    (only,) = problems_of(tmp_path / "o.yaml", f"service: b\nservices: {{ a: 'http://{name}:{name}@127.0.0.1:1' }}\n")
+    assert only.message == "a URL must not hold a user name or password"
+    assert f"{name}:{name}" not in as_told([only])
+
+
+def test_values_within_a_sentence_are_hidden(tmp_path: Path) -> None:
+    """A secret is hidden where the sentence quotes it, and the words around it stay."""
+    text = "service: b\nservices: { a: { url: 'http://a:1', timeout: '${SHORT}' } }\nlisten: '${SECRET}'\n"
+    told = as_told(problems_of(tmp_path / "o.yaml", text))
+    assert "expected HOST:PORT like 127.0.0.1:4100, got ***" in told
+    assert "got a value that is not shown" in told
+
+
+UNPARSABLE = [
+    f"services: {{}}\ncredentials:\n  k:\n    value: *{SECRET}\n",
+    f"services: {{}}\ncredentials:\n  k:\n    value: %{SECRET}\n",
+    f"services: {{}}\ncredentials:\n  k:\n    value: '{SECRET}\n",
+    f"services: {{}}\ncredentials:\n  k:\n    value: '{SECRET}' x\n",
+    f"services: {{}}\ncredentials:\n  k:\n    value: !{SECRET} x\n",
+    f"services: {{}}\ncredentials:\n  k:\n    value: !!{SECRET}\n",
+    f"services: {{}}\ncredentials:\n  k:\n    value: &{SECRET}@ x: y\n",
+    f"services: {{}}\ncredentials:\n  k:\n    value: x: {SECRET}\n",
+    f"services: {{}}\ncredentials:\n  k:\n    value: {SECRET}: {SECRET}\n",
+    f"services: {{}}\ncredentials:\n  k:\n    value:{SECRET}\n    header: x\n",
+    f"services: {{}}\ncredentials:\n  k: {{ header: x-a, value: [{SECRET} }}\n",
+    f'services: {{}}\ncredentials:\n  k: {{ header: x-a, value: "{SECRET}\\q" }}\n',
+    f"services: {{}}\ncredentials:\n  k:\n    value: |\n      {SECRET}\n   {SECRET}\n",
+    f"services: {{}}\ncredentials:\n  k:\n   - {SECRET}\n   value: {SECRET}\n",
+]
+
+
+@pytest.mark.parametrize("text", UNPARSABLE)
+def test_a_line_that_cannot_be_read_shows_no_value(tmp_path: Path, text: str) -> None:
+    """What is secret in it is not known, so place and column are told, and its key at most."""
+    found = problems_of(tmp_path / "o.yaml", f"service: b\n{text}")
+    assert SECRET not in as_told(found)
+    assert all(one.mark.line > 0 and one.mark.column > 0 for one in found)
+
+
+def test_a_number_that_is_read_in_two_ways_is_not_shown_of_a_secret(tmp_path: Path) -> None:
+    """01234567 as an unquoted token: neither in the sentence nor in the line."""
+    found = problems_of(
+        tmp_path / "o.yaml", "service: b\nadmin: { token: 0123456701234567 }\nservices: { a: 'http://a' }\n"
+    )
+    assert "0123456701234567" not in as_told(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from outrider.config.urls import target_url_fault
+from outrider.config.urls import issuer_url_fault, target_url_fault
 
 GOOD = [
     "http://127.0.0.1:3001",
@@ -68,3 +68,28 @@ def test_a_wrong_url_says_what_is_wrong(url: str, words: str) -> None:
     assert fault is not None
     assert words in " ".join(fault)
     assert "secret" not in " ".join(fault)
+
+
+def test_a_token_endpoint_may_have_a_query() -> None:
+    """As RFC 6749 section 3.2 allows, and some issuers need."""
+    assert issuer_url_fault("https://login.example.com/t?tenant=1&x=%2B") is None
+    assert issuer_url_fault("https://login.example.com?tenant=1") is None
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("https://me:secret@login.example.com/t", "client_id and client_secret"),
+        ("https://login.example.com/t#x", "no fragment"),
+        ("https://login.example.com/t?a b", "spaces"),
+        ("https://login.example.com:0/t?a=b", "port 0"),
+        ("login.example.com/t", "token_url: https://"),
+        ("dns+http://login.example.com/t", "token_url: https://"),
+    ],
+)
+def test_what_is_wrong_with_a_token_endpoint_is_said(url: str, words: str) -> None:
+    """In words about token endpoints, not about targets."""
+    fault = issuer_url_fault(url)
+    assert fault is not None
+    assert words in " ".join(fault)
+    assert "target" not in " ".join(fault)

@@ -58,10 +58,12 @@ class Issuer:
         self.forms: list[dict[str, str]] = []
         self.headers: list[dict[str, str]] = []
         self.times: list[float] = []
+        self.paths: list[str] = []
         self.given = 0
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.times.append(monotonic())
+        self.paths.append(request.raw_path)
         self.headers.append({name.lower(): value for name, value in request.headers.items()})
         self.forms.append({name: str(value) for name, value in (await request.post()).items()})
         if self.answer is not None:
@@ -112,6 +114,14 @@ async def test_what_the_issuer_is_asked(issuer: Issuer) -> None:
     scheme, _, proof = issuer.headers[0]["authorization"].partition(" ")
     assert (scheme, base64.b64decode(proof).decode()) == ("Basic", f"orders:{SECRET}")
     assert issuer.headers[0]["content-type"].startswith("application/x-www-form-urlencoded")
+
+
+async def test_the_query_of_a_token_endpoint_is_sent(issuer: Issuer) -> None:
+    """RFC 6749 section 3.2: it is kept as it is."""
+    settings = OAuth2(token_url=f"{issuer.url}?tenant=a%2Bb&v=2", client_id="orders", client_secret=SECRET)
+    token, _ = await fetch_oauth2(settings)()
+    assert token == "t1"
+    assert issuer.paths == ["/token?tenant=a%2Bb&v=2"]
 
 
 async def test_what_is_not_configured_is_not_asked_for(issuer: Issuer) -> None:

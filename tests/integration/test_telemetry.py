@@ -268,11 +268,13 @@ async def test_the_admin_token_is_required(outrider: Outrider) -> None:
     """With a token set, nobody without it learns anything."""
     text = "admin: { listen: 127.0.0.1:0, token: 0123456789abcdef }\nservices: { user: 'http://127.0.0.1:9' }"
     async with outrider(text) as proxy:
-        without, _, headers = await fetch(proxy.admin, "/config")
+        without, said, headers = await fetch(proxy.admin, "/config")
         wrong, _, _ = await fetch(proxy.admin, "/config", Authorization="Bearer 0123456789abcdeX")
         right, page, _ = await fetch(proxy.admin, "/config", Authorization="Bearer 0123456789abcdef")
     assert (without, wrong, right) == (401, 401, 200)
     assert headers["www-authenticate"] == "Bearer"
+    assert "OUTRIDER_ADMIN_TOKEN" in said
+    assert "admin.token" in said
     assert "0123456789abcdef" not in page
 
 

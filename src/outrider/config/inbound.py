@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from outrider.config.checks import SHORTEST_SECRET
 from outrider.config.keys import KeyTextError, verifying_key
 from outrider.config.schema import Accept, Config, Idempotency, Inbound
 from outrider.config.source import Document, KeyPath
 from outrider.config.urls import wrong_port
+from outrider.config.wording import say
 from outrider.model.messages import is_field_value
 from outrider.model.patterns import covering, is_named
 from outrider.model.variables import VARIABLE
+
+_ACCEPT: Final[KeyPath] = ("inbound", "accept")
+_PROTECT: Final[KeyPath] = ("inbound", "protect")
 
 
 def check_inbound(config: Config, document: Document) -> None:
@@ -21,8 +27,9 @@ def check_inbound(config: Config, document: Document) -> None:
         _check_accept(inbound, accept, document, ("inbound", "accept", index))
     if inbound.protect and not inbound.accept:
         place = ("inbound", "protect") if ("inbound", "protect") in document.marks else ("inbound",)
-        message = "nothing is accepted as proof, so everybody is refused"
-        document.complain(place, message, "say what proves a caller under inbound.accept, or protect: []", warn=True)
+        message = "nothing is accepted as proof, so every caller is refused"
+        hint = "say what proves a caller under inbound.accept, or protect: []"
+        document.complain(place, message, hint, warn=True, follows=[_ACCEPT, _PROTECT])
     _check_rules(inbound, document)
     _check_names(inbound, document)
     if inbound.idempotency:
@@ -32,12 +39,14 @@ def check_inbound(config: Config, document: Document) -> None:
 def _check_idempotency(config: Config, settings: Idempotency, document: Document, at: KeyPath) -> None:
     if settings.store == "redis" and config.redis is None:
         hint = "redis: { url: redis://127.0.0.1:6379/0 }"
-        document.complain((*at, "store"), "nothing says where redis is", hint)
+        document.complain((*at, "store"), "nothing says where redis is", hint, follows=[("redis",)])
     if settings.after_crash == "ask" and settings.ask is None and (*at, "ask") not in document.marks:
         hint = "ask: /internal/executions/{key}"
         document.complain((*at, "after_crash"), "nothing says what to ask the app", hint)
     if settings.ask is not None and settings.after_crash != "ask":
-        document.complain((*at, "ask"), "the app is not asked", "after_crash: ask", warn=True)
+        document.complain(
+            (*at, "ask"), "the app is not asked", "after_crash: ask", warn=True, follows=[(*at, "after_crash")]
+        )
 
 
 def _check_accept(inbound: Inbound, accept: Accept, document: Document, at: KeyPath) -> None:
@@ -48,9 +57,12 @@ def _check_accept(inbound: Inbound, accept: Accept, document: Document, at: KeyP
     if accept.header is not None:
         _check_keys(accept, document, at)
     elif accept.values:
-        document.complain((*at, "values"), f"values belong to a header, not to {kinds[0]}")
+        message, hint = f"values belong to a header, not to {kinds[0]}", "leave values out"
+        document.complain((*at, "values"), message, hint, follows=[(*at, "header")])
     if accept.certificate is not None and (inbound.tls is None or inbound.tls.client_ca is None):
-        document.complain((*at, "certificate"), "no caller is asked for a certificate", "set inbound.tls.client_ca")
+        follows: list[KeyPath] = [("inbound", "tls")]
+        message = "no caller is asked for a certificate"
+        document.complain((*at, "certificate"), message, "set inbound.tls.client_ca", follows=follows)
     if accept.jwt is not None:
         _check_jwt(accept, document, (*at, "jwt"))
     for name in VARIABLE.findall(accept.caller):
@@ -59,9 +71,10 @@ def _check_accept(inbound: Inbound, accept: Accept, document: Document, at: KeyP
 
 
 def _check_keys(accept: Accept, document: Document, at: KeyPath) -> None:
-    if not any(accept.values) and not document.has_error((*at, "values")):
-        message = "no key is set, so nobody is proven by this"
-        document.complain((*at, "values") if accept.values else at, message, "values: [...]", warn=True)
+    if not any(accept.values):
+        place = (*at, "values") if accept.values else at
+        message, hint = "no key is set, so this proves no caller", "values: [...]"
+        document.complain(place, message, hint, warn=True, follows=[(*at, "values")])
     for index, value in enumerate(accept.values):
         place = (*at, "values", index) if (*at, "values", index) in document.marks else (*at, "values")
         if value != value.strip() or not is_field_value(value):
@@ -77,7 +90,8 @@ def _check_jwt(accept: Accept, document: Document, at: KeyPath) -> None:
     jwt = accept.jwt
     assert jwt is not None
     if (jwt.key is None) == (jwt.jwks is None):
-        document.complain(at, "expected exactly one of key and jwks")
+        hint = "key: ${file:/run/secrets/issuer.pem}, or jwks: https://login.example.com/keys"
+        document.complain(at, "expected exactly one of key and jwks", hint, follows=[(*at, "key"), (*at, "jwks")])
         return
     if jwt.key is None:
         if (fault := wrong_port(jwt.jwks or "")) is not None:
@@ -121,9 +135,14 @@ def _check_rules(inbound: Inbound, document: Document) -> None:
         sample = path.replace("/**", "/x").replace("**", "x").replace("*", "x").encode()
         if not any(pattern.matches(b"GET", sample) for pattern in protected):
             message = f"never asked: nothing like {path} is protected"
-            document.complain((*at, "match"), message, "see inbound.protect", warn=True)
+            document.complain(
+                (*at, "match"), message, "see inbound.protect", warn=True, follows=[_PROTECT, (*at, "match")]
+            )
         if (rule.caller, rule.match) in seen:
-            document.complain(at, "never reached: the same rule stands before it", "remove one of them", warn=True)
+            message = "never reached: the same rule stands before it"
+            document.complain(at, message, "remove one of them", warn=True, follows=[at])
         elif not open_ended and not any(is_named(rule.caller, name) for name in named):
-            document.complain((*at, "caller"), f"never matches: nobody can prove to be {rule.caller}", "", warn=True)
+            message = say("never matches: no proof under inbound.accept makes a caller {caller}", caller=rule.caller)
+            hint = "name an issuer of a token, or give the caller a key"
+            document.complain((*at, "caller"), message, hint, warn=True, follows=[_ACCEPT, at])
         seen.add((rule.caller, rule.match))

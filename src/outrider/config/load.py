@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import copy
 import os
-import types
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from outrider.config.problems import Mark, Problem, did_you_mean, in_order
-from outrider.config.redaction import is_secret_key, secrets_written_down
+from outrider.config.complaints import complain_of
+from outrider.config.known import value_at
+from outrider.config.problems import Mark, Problem, in_order
+from outrider.config.redaction import secrets_written_down
 from outrider.config.resolve import Resolved, resolve
 from outrider.config.schema import Config
 from outrider.config.search import SEARCH, files_in, places
-from outrider.config.source import Document, KeyPath, Unresolved, read_file, read_text
+from outrider.config.source import Document, KeyPath, read_file, read_text
 from outrider.errors import ConfigError
 
 _MAX_ROUNDS = 6
@@ -151,7 +152,7 @@ def _validate(document: Document) -> Resolved | None:
             items = error.errors(include_url=False)
             paths = [_real_path(values, item["loc"]) for item in items]
             if round_ == 0:
-                _translate_all(document, items, paths)
+                complain_of(document, items, paths)
             for item, path in sorted(zip(items, paths, strict=True), key=lambda pair: len(pair[1]), reverse=True):
                 if item["type"] != "switch":
                     _take_out(values, item, path)
@@ -168,12 +169,12 @@ def _take_out(values: dict[str, Any], item: Any, path: KeyPath) -> None:
             values["service"] = "unnamed"
             return
         if missing == "url":
-            _at(values, path)["url"] = "http://unknown.invalid"
+            value_at(values, path)["url"] = "http://unknown.invalid"
             return
     if not path:
         return
     *parents, last = path
-    holder = _at(values, tuple(parents))
+    holder = value_at(values, tuple(parents))
     if isinstance(holder, dict):
         holder.pop(last, None)
     elif isinstance(holder, list) and isinstance(last, int) and last < len(holder):
@@ -190,148 +191,6 @@ def _harmless(kind: str, index: int) -> Any:
     return {"routes": {"match": f"GET /unreadable-route-{index}"}, "url": "http://unknown.invalid"}.get(kind)
 
 
-def _translate_all(document: Document, items: list[Any], paths: list[KeyPath]) -> None:
-    refused = {path[:-1] for item, path in zip(items, paths, strict=True) if item["type"] == "not_yet"}
-    unreadable = any(not problem.path and problem.severity == "error" for problem in document.problems)
-    for item, path in zip(items, paths, strict=True):
-        if item["type"] == "switch" and (
-            paths.count(path) > 1 or any(len(o) > len(path) == _common(o, path) for o in paths)
-        ):
-            continue  # `false` is one member of a union; what the other member says is what was meant
-        if item["type"] == "list_type" and any(len(o) > len(path) == _common(o, path) for o in paths):
-            continue  # a list of such maps is another member of a union; what is wrong inside the map was meant
-        if item["type"] == "missing" and (path in refused or (unreadable and not path)):
-            continue  # it follows from what has been said already
-        _translate(document, item, path)
-
-
-def _common(one: KeyPath, other: KeyPath) -> int:
-    """How many parts two paths have in common at their beginning."""
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
-
-
-def _translate(document: Document, item: Any, path: KeyPath) -> None:
-    if isinstance(_at(document.values, path), Unresolved):
-        return  # complained about already
-    kind = item["type"]
-    context = item.get("ctx", {})
-    secret = path in document.interpolated or path[:1] == ("credentials",) or is_secret_key(path)
-    if kind == "extra_forbidden":
-        known = _known_keys(path[:-1])
-        other = _OTHER_WORDS.get(str(path[-1]), "")
-        hint = did_you_mean(other or str(path[-1]), known) or f"known keys: {', '.join(sorted(known))}"
-        document.complain(path, f'unknown key "{path[-1]}"', hint, key=True)
-    elif kind == "missing":
-        missing = str(item["loc"][-1])
-        document.complain(path, f'the key "{missing}" is missing', _EXAMPLES.get(missing, ""))
-    elif item["loc"][-1] == "[key]" and kind != "outrider":
-        if ":" in str(path[-1]):
-            hint = "a space belongs behind the colon"
-            document.complain(path, f'"{path[-1]}" is read as one word', hint, key=True)
-            return
-        message = f'"{path[-1]}" cannot be a name: use lower-case letters, digits, dots, dashes and underscores'
-        document.complain(path, message, key=True)
-    elif kind in ("outrider", "scalar", "not_yet") and not (secret and kind == "scalar"):
-        document.complain(path, item["msg"], str(context.get("hint", "")))
-    elif secret and kind == "scalar":
-        document.complain(path, "what was read from a variable or file does not fit here")
-    else:
-        message = _PLAIN.get(kind) or _not_like(kind, path) or f"{item['msg'][:1].lower()}{item['msg'][1:]}"
-        shown = "a value that is not shown" if secret else _shown(_at(document.values, path))
-        if _at(document.values, path) == "":
-            document.complain(path, "must not be empty", _EMPTY_HINT)
-        elif path == ("services",) and kind == "too_short":
-            document.complain(path, "no service is named", _EXAMPLES["services"])
-        else:
-            document.complain(path, f"{message}, got {shown}", _remedy(kind, path, _at(document.values, path), shown))
-
-
-def _not_like(kind: str, path: KeyPath) -> str:
-    """The sentence about a text that does not match the pattern of its key; an empty text for other mistakes."""
-    names = [part for part in path if isinstance(part, str)]
-    return _FORMS.get(names[-1], "") if kind == "string_pattern_mismatch" and names else ""
-
-
-def _remedy(kind: str, path: KeyPath, value: Any, shown: str) -> str:
-    """How a value of the wrong kind is written, or an empty text where there is no telling."""
-    if path == ("services",) and isinstance(value, str):
-        return "a space belongs behind the colon of each key"
-    if kind == "list_type" and not isinstance(value, dict):
-        return f"write [{shown}]"
-    if kind == "string_pattern_mismatch" and path == ("service",):
-        return "write it like booking-service"
-    if kind in ("model_type", "dict_type"):
-        if isinstance(value, list):
-            return "write NAME: VALUE in each line, without a dash before it"
-        return _MAPS.get(str(path[-1]), "") if path else ""
-    return ""
-
-
-# What texts with a pattern look like, by their keys.
-_FORMS = {
-    "service": "expected letters, digits, dots, dashes and underscores, a letter or digit first",
-    "hosts": "expected a host name without a port",
-    "server_name": "expected a host name without a port",
-    "jwks": "expected a URL or an absolute path",
-    "identity": "expected the name of a header, or one like x-user-*",
-    "methods": "expected a method, like POST",
-    "path": "expected a path that begins with /",
-}
-
-# Maps that are taken for a number or a switch.
-_MAPS = {
-    "retry": "say how often: retry: { max_retries: 2 }, or retry: false",
-    "circuit_breaker": "it is on unless it is false; leave it out for that",
-    "health_check": "say which path: health_check: { path: /health }",
-    "inbound": "say where and for which app: inbound: { listen: 0.0.0.0:4103, app: http://127.0.0.1:3000 }",
-}
-
-# Names that other programs have for keys of ours.
-_OTHER_WORDS = {
-    "attempts": "max_retries",
-    "max_attempts": "max_retries",
-    "num_retries": "max_retries",
-    "retries": "max_retries",
-    "retry_on": "on_status",
-    "connections": "downstream_connections",
-}
-
-
-_EMPTY_HINT = "if it comes from a variable, that variable is empty; ${NAME:?message} says so in your words"
-
-_PLAIN = {
-    "model_type": "expected a map of keys",
-    "dict_type": "expected a map of keys",
-    "list_type": "expected a list",
-    "string_type": "expected text (put it in quotes)",
-    "bool_type": "expected true or false",
-    "int_type": "expected a whole number",
-    "int_parsing": "expected a whole number",
-    "int_parsing_size": "expected a whole number",
-}
-
-_EXAMPLES = {
-    "service": "say who you are: service: booking-service",
-    "services": "name what the app calls: services: { user: http://127.0.0.1:3001 }",
-    "url": "say where it is: url: http://127.0.0.1:3001",
-    "listen": "say where callers connect: listen: 0.0.0.0:4103",
-    "app": "say where the app is: app: http://127.0.0.1:3000",
-    "match": "say which calls: match: GET /users/{id}",
-    "header": "say which header carries it: header: x-api-key",
-    "value": "say where the secret is: value: ${file:/run/secrets/key}",
-    "rate": "say how many: rate: 50/s",
-}
-
-
-def _shown(value: Any) -> str:
-    text = str(value).lower() if isinstance(value, bool) else str(value)
-    if isinstance(value, dict):
-        return "a map"
-    if isinstance(value, list):
-        return "a list"
-    return "nothing" if value is None else text[:60]
-
-
 def _real_path(values: Any, loc: tuple[str | int, ...]) -> KeyPath:
     """A pydantic location less what names a union member or validator rather than a key of ours."""
     path: list[str | int] = []
@@ -342,43 +201,3 @@ def _real_path(values: Any, loc: tuple[str | int, ...]) -> KeyPath:
             path.append(part)
             values = values[part]
     return tuple(path)
-
-
-def _at(values: Any, path: KeyPath) -> Any:
-    for part in path:
-        try:
-            values = values[part]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return values
-
-
-def _known_keys(path: KeyPath) -> set[str]:
-    """The keys that the model at a path knows."""
-    models: list[Any] = [Config]
-    for part in path:
-        found: list[Any] = []
-        for annotation in models:
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                field = annotation.model_fields.get(str(part))
-                found += _members(field.annotation) if field else []
-            elif get_origin(annotation) is dict:
-                found += _members(get_args(annotation)[1])
-            elif get_origin(annotation) is list:
-                found += _members(get_args(annotation)[0])
-        models = found
-    keys: set[str] = set()
-    for model in models:
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            keys |= {field.alias or name for name, field in model.model_fields.items()}
-    return keys
-
-
-def _members(annotation: Any) -> list[Any]:
-    """The alternatives of an annotation, wrappers taken off."""
-    origin = get_origin(annotation)
-    if origin in (Union, types.UnionType):
-        return [member for choice in get_args(annotation) for member in _members(choice)]
-    if hasattr(annotation, "__metadata__"):
-        return _members(get_args(annotation)[0])
-    return [annotation]

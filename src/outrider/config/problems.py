@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from outrider.config.redaction import without
-from outrider.model.addresses import hide_in_urls
+from outrider.model.addresses import HIDDEN, hide_in_urls
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Mark:
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One complaint. `path` is the dotted key it is about, `hint` what to do about it; `hidden` are texts that must not
-    be shown of the line it is about."""
+    be shown of the line it is about. `unread`: the line could not be read, so it is not known what of it is secret."""
 
     mark: Mark
     path: str
@@ -35,6 +36,7 @@ class Problem:
     hint: str = ""
     severity: Literal["error", "warning"] = "error"
     hidden: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    unread: bool = False
 
     def as_dict(self) -> dict[str, object]:
         """For `--format json`."""
@@ -55,11 +57,25 @@ class Problem:
         text = _line(self.mark)
         if text is not None:
             number = f"{self.mark.line:>5} | "
-            lines.append(number + hide_in_urls(without(text, self.hidden)))
-            lines.append(" " * (len(number) - 2) + "| " + " " * (self.mark.column - 1) + "^")
+            before, text = self._shown(text)
+            lines.append(number + text)
+            lines.append(" " * (len(number) - 2) + "| " + " " * before + "^")
         if self.hint:
             lines.append(f"      {self.hint}")
         return "\n".join(lines)
+
+    def _shown(self, text: str) -> tuple[int, str]:
+        """How many characters stand before the place, and the line without what must not be shown."""
+        before = self.mark.column - 1
+        if self.unread:
+            key = _KEY.match(text)
+            begin = key.end() if key is not None else len(text) - len(text.lstrip())
+            return min(before, begin), text[:begin] + (HIDDEN if text[begin:].strip() else "")
+        return before, hide_in_urls(without(text, self.hidden))
+
+
+# A key at the beginning of a line, with what stands before its value.
+_KEY = re.compile(r"\s*(?:- +)*[A-Za-z_][\w.-]*\s*:\s*")
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:

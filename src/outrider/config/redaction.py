@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from outrider.config.wording import Sentence
 from outrider.model.addresses import HIDDEN, hidden_parts, hide_in_urls
 from outrider.model.variables import VARIABLE
 
@@ -104,7 +105,8 @@ def hidden_texts(document: Document) -> HiddenTexts:
 
 def scrub(document: Document, path: KeyPath, text: str) -> str:
     """A complaint about the value at `path`, without secrets: what came from variables and files at this place, above
-    or below it, and longer texts of that kind anywhere; user names, passwords and queries of URLs."""
+    or below it, and longer texts of that kind anywhere; user names, passwords and queries of URLs. In a Sentence, only
+    the values are searched for them: its own words are no secrets."""
     texts = document.hidden if document.hidden is not None else hidden_texts(document)
     hidden = set(texts.anywhere)
     for where, ones in texts.near:
@@ -121,6 +123,8 @@ def scrub(document: Document, path: KeyPath, text: str) -> str:
             value = inner if isinstance(inner, (dict, list)) else value  # of a list of URLs, any may be in the text
     for one in value if isinstance(value, list) else [value]:
         hidden |= hidden_parts(one) if isinstance(one, str) else set()
+    if isinstance(text, Sentence):
+        return text.with_values(lambda part: hide_in_urls(without(part, hidden)))
     return hide_in_urls(without(text, hidden))
 
 

@@ -39,6 +39,7 @@ from outrider.config.schema import (
 from outrider.config.shadows import Shadows
 from outrider.config.source import Document, KeyPath
 from outrider.config.tls import check_tls
+from outrider.config.wording import say
 from outrider.model.addresses import port_of
 from outrider.model.messages import as_field_value, is_field_value
 from outrider.model.units import format_duration
@@ -160,7 +161,9 @@ def _service(config: Config, document: Document, name: str, service: Service, ou
             layers += _bundle(config, bundle)
         else:
             hint = did_you_mean(bundle, config.policies) or "declare it under policies"
-            document.complain((*here, "policy"), f'there is no policy "{bundle}"', hint)
+            place: KeyPath = ("policies", bundle)
+            missing = say('there is no policy "{name}"', name=bundle)
+            document.complain((*here, "policy"), missing, hint, follows=[place, (*here, "policy")])
     layers.append(_declared(service))
     policy = _effective(config, document, here, layers)
     routes = []
@@ -176,7 +179,7 @@ def _service(config: Config, document: Document, name: str, service: Service, ou
         shadow = shadows.add(route.match)
         if shadow is not None:
             message = f"never reached: {shadow} stands before it and matches everything it would"
-            document.complain((*at, "match"), message, "put the narrower route first", warn=True)
+            document.complain((*at, "match"), message, "put the narrower route first", warn=True, follows=[at])
     for index, target in enumerate(service.url):
         url = target.url
         places = ((*here, "url", index, "url"), (*here, "url", index), (*here, index), (*here, "url"))
@@ -257,9 +260,13 @@ def _effective(config: Config, document: Document, at: KeyPath, layers: list[dic
         effective = replace(effective, hedge=None)
     ejection = effective.ejection
     if ejection is not None and ejection.base > ejection.max and _written(document, at, "ejection"):
-        document.complain((*at, "ejection"), "base is longer than max", "let max be the longer one")
+        document.complain(
+            (*at, "ejection"), "base is longer than max", "let max be the longer one", follows=[(*at, "ejection")]
+        )
     if effective.queue is not None and effective.max_in_flight is None and _written(document, at, "queue"):
-        document.complain((*at, "queue"), "nobody ever waits here without max_in_flight", "set it, too", warn=True)
+        message = "no call ever waits here without max_in_flight"
+        follows = _layers_of(document, at, "max_in_flight")
+        document.complain((*at, "queue"), message, "set it, too: max_in_flight: 20", warn=True, follows=follows)
     _check_times(document, at, effective)
     return effective
 
@@ -278,7 +285,8 @@ def _check_layers(config: Config, document: Document) -> None:
             if name not in known:
                 place = (*at, "auth", index) if (*at, "auth", index) in document.marks else (*at, "auth")
                 hint = did_you_mean(name, known) or "declare it under credentials"
-                document.complain(place, f'there is no credential "{name}"', hint)
+                missing = say('there is no credential "{name}"', name=name)
+                document.complain(place, missing, hint, follows=[("credentials", name)])
         for header, value in (layer.headers.set if layer.headers else {}).items():
             for variable in unknown_variables(str(value), frozenset(("service", "target", "instance"))):
                 hint = "see {service} {instance} {header:NAME} ..."
@@ -288,7 +296,7 @@ def _check_layers(config: Config, document: Document) -> None:
         secret = credential.value
         if secret is not None and (secret != secret.strip() or not is_field_value(secret)):
             message = "a credential must be one line of printable ASCII without spaces around it"
-            document.complain(("credentials", name, "value"), message)
+            document.complain(("credentials", name, "value"), message, "openssl rand -hex 32 makes a good one")
 
 
 def _check_credential(document: Document, name: str, credential: Credential) -> None:
@@ -297,7 +305,8 @@ def _check_credential(document: Document, name: str, credential: Credential) -> 
     kinds = [kind for kind in ("value", "command", "jwt", "oauth2") if (*at, kind) in document.marks]
     if len(kinds) != 1:
         found = " and ".join(kinds) or "none"
-        document.complain(at, f"expected exactly one of value, command, jwt and oauth2, got {found}")
+        message = f"expected exactly one of value, command, jwt and oauth2, got {found}"
+        document.complain(at, message, "value: ${file:/run/secrets/key} reads it from a file", follows=[at])
     elif credential.header is None and kinds[0] in ("value", "command") and not document.has_error((*at, "header")):
         document.complain(at, 'the key "header" is missing', "say which header carries the secret")
     jwt = credential.jwt
@@ -362,7 +371,8 @@ def _check_fallback(config: Config, document: Document, at: KeyPath, name: str, 
         place = next((p for p in ((*at, "fallback"), (*at[:2], "fallback")) if p in document.marks), at)
         if other not in config.services:
             hint = did_you_mean(other, config.services) or "declare it under services"
-            document.complain(place, f'there is no service "{other}"', hint)
+            message = say('there is no service "{name}"', name=other)
+            document.complain(place, message, hint, follows=[("services", other)])
         elif other == name:
             document.complain(place, f"{name} cannot stand in for itself", "name another service")
 
@@ -374,14 +384,17 @@ def _check_times(document: Document, at: KeyPath, policy: Effective) -> None:
     retry = policy.retry
     if whole is not None and tries is not None and tries > whole and _written(document, at, "attempt_timeout"):
         message = "attempt_timeout is longer than timeout: no attempt can ever take that long"
-        document.complain((*at, "attempt_timeout"), message, "shorten it, or raise timeout", warn=True)
+        follows = _layers_of(document, at, "timeout")
+        document.complain((*at, "attempt_timeout"), message, "shorten it, or raise timeout", warn=True, follows=follows)
     elif whole is not None and retry is not None:
         _check_retries_fit(document, at, policy, retry, whole)
     if whole is not None and policy.total_timeout is not None and policy.total_timeout < whole:
         key = next((key for key in ("total_timeout", "timeout") if _written(document, at, key)), None)
         if key is not None:
             message = "total_timeout is shorter than timeout, which can never pass"
-            document.complain((*at, key), message, "total_timeout includes the body of the answer", warn=True)
+            follows = _layers_of(document, at, "timeout", "total_timeout")
+            hint = "total_timeout includes the body of the answer"
+            document.complain((*at, key), message, hint, warn=True, follows=follows)
     keyed = retry is not None and retry.idempotency_key is not None
     if retry is not None and not keyed and {"POST", "PATCH"} & set(retry.methods) and _written(document, at, "retry"):
         document.complain(
@@ -405,7 +418,9 @@ def _check_retries_fit(document: Document, at: KeyPath, policy: Effective, retry
             f"attempt_timeout ({format_duration(tries)}) leaves no time within timeout ({format_duration(whole)})"
             " for a retry of an attempt that gets no answer"
         )
-        document.complain((*at, key), message, "shorten it, raise timeout, or write retry: false", warn=True)
+        follows = _layers_of(document, at, "timeout", "attempt_timeout", "retry")
+        hint = "shorten it, raise timeout, or write retry: false"
+        document.complain((*at, key), message, hint, warn=True, follows=follows)
         return
     # With full jitter a pause takes half of its longest on average.
     pauses = sum(min(cap, first * 2.0**number) / 2 for number in range(retry.max_retries))
@@ -417,7 +432,17 @@ def _check_retries_fit(document: Document, at: KeyPath, policy: Effective, retry
             f"{retry.max_retries} retries pause for about {format_duration(round(pauses, 3))} in all, and timeout is"
             f" {format_duration(whole)}: not all of them can be made"
         )
-        document.complain(place, message, "shorten backoff, raise timeout, or lower max_retries", warn=True)
+        follows = _layers_of(document, at, "timeout", "retry")
+        hint = "shorten backoff, raise timeout, or lower max_retries"
+        document.complain(place, message, hint, warn=True, follows=follows)
+
+
+def _layers_of(document: Document, at: KeyPath, *keys: str) -> list[KeyPath]:
+    """Where these keys may stand that hold at a service or route: there, in the service, in a policy or in defaults."""
+    policies = document.values.get("policies")
+    bundles: list[KeyPath] = [("policies", name) for name in policies] if isinstance(policies, dict) else []
+    places: list[KeyPath] = [at, at[:2], *bundles, ("defaults",)]
+    return [(*place, key) for place in places for key in keys]
 
 
 def _written(document: Document, at: KeyPath, key: str) -> bool:
@@ -459,11 +484,13 @@ def _check_ports(resolved: Resolved) -> None:
             # Blame what is written, not a default.
             blamed, other = (path, taken[port]) if path in document.marks else (taken[port], path)
             used_by = ".".join(map(str, other))
-            document.complain(blamed, f"port {port} is already used by {used_by}", "choose another port")
+            message = f"port {port} is already used by {used_by}"
+            document.complain(blamed, message, "choose another port", follows=[blamed, other])
         taken.setdefault(port, path)
     if config.admin.listen[0] not in _LOOPBACK - {"0.0.0.0", "::"} and config.admin.token is None:
         message = "the admin port would be reachable from other machines without a token"
-        document.complain(("admin", "listen"), message, "listen on 127.0.0.1, or set admin.token")
+        hint, token = "listen on 127.0.0.1, or set admin.token", ("admin", "token")
+        document.complain(("admin", "listen"), message, hint, follows=[token])
 
 
 def _check_hosts(resolved: Resolved) -> None:
@@ -482,7 +509,8 @@ def _check_policies(config: Config, document: Document) -> None:
         for base in policy.extends:
             if base not in config.policies:
                 hint = did_you_mean(base, config.policies) or "declare it under policies"
-                document.complain(path, f'there is no policy "{base}"', hint)
+                message = say('there is no policy "{name}"', name=base)
+                document.complain(path, message, hint, follows=[("policies", base)])
             elif _reaches(config, base, name):
                 document.complain(path, f"the policies {name} and {base} extend each other", "remove one extends")
 

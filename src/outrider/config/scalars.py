@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BeforeValidator, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
+from outrider.config.wording import shown
 from outrider.model.units import parse_duration, parse_duration_range, parse_rate, parse_share, parse_size
 
 T = TypeVar("T")
@@ -15,10 +16,9 @@ T = TypeVar("T")
 
 def _parsed(parse: Callable[[str], T]) -> Callable[[Any], T]:
     def read(value: Any) -> T:
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            value = f"{value!r}" if value is not None else "nothing"
+        text = str(value) if isinstance(value, (str, int, float)) and not isinstance(value, bool) else shown(value)
         try:
-            return parse(str(value))
+            return parse(text)
         except ValueError as error:
             raise PydanticCustomError("scalar", "{message}", {"message": str(error)}) from None
 

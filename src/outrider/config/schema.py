@@ -205,8 +205,8 @@ class MintedJwt(Base):
 class OAuth2(Base):
     """A token from an issuer (client credentials), fetched ahead of its expiry."""
 
-    token_url: Annotated[str, BeforeValidator(checks.app_url)]
-    """Where tokens are given out."""
+    token_url: Annotated[str, BeforeValidator(checks.issuer_url)]
+    """Where tokens are given out; it may have a query."""
     client_id: str = Field(min_length=1)
     """Who we are there."""
     client_secret: str = Field(min_length=1, repr=False)
@@ -427,7 +427,7 @@ class Fallback(Base):
 
 def _no_body(fallback: Fallback) -> Fallback:
     if fallback.status in (204, 304) and fallback.json_ is not None:
-        raise checks.fail(f"an answer with status {fallback.status} has no body; leave json out")
+        raise checks.fail("an answer with status {status} has no body; leave json out", status=fallback.status)
     return fallback
 
 
@@ -444,7 +444,7 @@ def _fallback(value: Any) -> Any:
         return [{"last_good": {}} if one == "last-good" else one for one in value]
     if isinstance(value, str):
         if value != "last-good":
-            raise checks.fail(f"expected last-good, a map, or a list of them, got {value}")
+            raise checks.fail("expected last-good, a map, or a list of them, got {got}", got=value or "nothing")
         return [{"last_good": {}}]
     return value
 

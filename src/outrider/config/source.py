@@ -8,7 +8,7 @@ as YAML 1.2 does (decimal numbers, true, false, null); what YAML 1.1 would have 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +17,8 @@ import yaml
 
 from outrider.config.interpolate import interpolate, reads_file, refers
 from outrider.config.problems import Mark, Problem
-from outrider.config.redaction import HiddenTexts, hidden_texts, scrub
-from outrider.model.addresses import hide_in_urls
+from outrider.config.redaction import HiddenTexts, hidden_texts, is_secret_key, scrub
+from outrider.model.addresses import HIDDEN, hide_in_urls
 
 KeyPath = tuple[str | int, ...]
 
@@ -32,6 +32,8 @@ _YAML11_BOOL = re.compile(r"(?:y|yes|on|n|no|off)", re.IGNORECASE)
 _YAML11_NUMBER = re.compile(r"[-+]?0[0-7_]*[0-7]|[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _MOST_DIGITS = 40  # of a number; longer ones stay text, as Python refuses to read thousands of digits
+# What PyYAML quotes of a file: more than one character may be a part of a secret.
+_QUOTED = re.compile(r" ?(?P<quote>['\"])(?:(?!(?P=quote)).){2,}(?P=quote)")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+\.[0-9]*)(?:[eE][-+]?[0-9]+)?")
 
 
@@ -64,8 +66,21 @@ class Document:
                 return found
         return Mark("configuration", 0, 0)
 
-    def complain(self, path: KeyPath, message: str, hint: str = "", *, key: bool = False, warn: bool = False) -> None:
-        """Add a problem at a path. What is secret in the message or the hint is hidden."""
+    def complain(
+        self,
+        path: KeyPath,
+        message: str,
+        hint: str = "",
+        *,
+        key: bool = False,
+        warn: bool = False,
+        follows: Iterable[KeyPath] = (),
+    ) -> None:
+        """Add a problem at a path. What is secret in the message or the hint is hidden. `follows` are the places whose
+        values make it one: where one of them has been complained of, its value is not the one that was meant, and
+        nothing more is said."""
+        if any(map(self.in_doubt, follows)):
+            return
         severity: Literal["error", "warning"] = "warning" if warn else "error"
         message, hint = scrub(self, path, message), scrub(self, path, hint)
         self.problems.append(Problem(self.mark(path, key=key), hide_in_urls(dotted(path)), message, hint, severity))
@@ -77,6 +92,11 @@ class Document:
             problem.severity == "error" and (problem.path == name or problem.path.startswith((f"{name}.", f"{name}[")))
             for problem in self.problems
         )
+
+    def in_doubt(self, path: KeyPath) -> bool:
+        """Whether there is an error about this path, something below it, or a map or list that it is in."""
+        above = {dotted(path[:length]) for length in range(1, len(path))}
+        return self.has_error(path) or any(one.severity == "error" and one.path in above for one in self.problems)
 
     def merge(self, other: Document) -> None:
         """Lay another document over this one: maps merge by key, everything else is replaced."""
@@ -113,7 +133,8 @@ def read_text(text: str, name: str, environment: Mapping[str, str]) -> Document:
         at = error.problem_mark or error.context_mark
         document.marks[()] = Mark(name, at.line + 1, at.column + 1) if at else Mark(name, 1, 1)
         hint = _yaml_hint(text, at, str(error.problem))
-        document.complain((), f"not valid YAML: {error.problem or error.context}", hint)
+        problem = _QUOTED.sub("", str(error.problem or error.context))
+        document.problems.append(Problem(document.mark(()), "", f"not valid YAML: {problem}", hint, unread=True))
         return document
     except yaml.reader.ReaderError as error:
         before = text[: error.position].splitlines() or [""]
@@ -122,7 +143,8 @@ def read_text(text: str, name: str, environment: Mapping[str, str]) -> Document:
         document.complain((), f"not valid YAML: the character U+{code:04X} is not allowed")
         return document
     except (yaml.YAMLError, RecursionError) as error:
-        document.complain((), f"not valid YAML: {error}")
+        reason = "it is nested too deep" if isinstance(error, RecursionError) else type(error).__name__
+        document.complain((), f"not valid YAML: {reason}")
         return document
     if node is None:
         return document
@@ -146,9 +168,14 @@ def _yaml_hint(text: str, at: yaml.Mark | None, problem: str) -> str:
         return "inside { } and [ ], text that holds braces needs quotes"
     if "mapping values are not allowed" in problem and at is not None:
         above = next((one for one in reversed(lines[: at.line]) if one.strip()), "")
-        if re.match(r"\s*[\w.-]+:\S", above):
-            return f"a space belongs behind the colon: {above.strip().replace(':', ': ', 1)[:40]}"
+        if found := re.match(r"\s*([\w.-]+):(\S.*)", above):
+            known = found[1] == "service" or re.match(r"https?://", found[2])
+            return f"a space belongs behind the colon: {found[1]}: {hide_in_urls(found[2])[:40] if known else HIDDEN}"
     return ""
+
+
+_TAG = "a YAML tag is not allowed, and a value must not begin with !"
+_TAG_HINT = "put it in quotes if the ! belongs to it"
 
 
 class _Reader:
@@ -219,7 +246,7 @@ class _Reader:
             self._nodes = _MAX_NODES + 1
             return None
         if node.tag not in _PLAIN_TAGS and not isinstance(node, yaml.ScalarNode):
-            self._complain(mark, path, f"the YAML tag {node.tag} is not allowed")
+            self._complain(mark, path, _TAG, _TAG_HINT, unread=True)
         if isinstance(node, yaml.MappingNode):
             values: dict[str, Any] = {}
             self.mapping(node, path, values)
@@ -232,8 +259,8 @@ class _Reader:
     def _scalar(self, node: yaml.ScalarNode, path: KeyPath, mark: Mark) -> Any:
         text = str(node.value)
         if node.tag not in _SCALAR_TAGS:
-            self._complain(mark, path, f"the YAML tag {node.tag} is not allowed")
-            return None
+            self._complain(mark, path, _TAG, _TAG_HINT, unread=True)
+            return Unresolved()
         interpolated = refers(text)
         if interpolated:
             if reads_file(text):
@@ -250,17 +277,20 @@ class _Reader:
         if not interpolated and node.tag.endswith(":str") and not isinstance(typed(text), str):
             return text  # by an explicit !!str
         if _YAML11_BOOL.fullmatch(text) or _YAML11_NUMBER.fullmatch(text):
-            shown = "this value" if interpolated else text
-            hint = "put the reference in quotes" if interpolated else f'write true or false, or "{text}"'
-            self._complain(mark, path, f"YAML tools disagree on what {shown} means", hint)
+            secret = interpolated or (is_secret_key(path) and not _YAML11_BOOL.fullmatch(text))
+            shown = "this value" if secret else text
+            hint = f'write true or false, or "{text}"'
+            if secret:
+                hint = "put the reference in quotes" if interpolated else "put it in quotes"
+            self._complain(mark, path, f"YAML tools disagree on what {shown} means", hint, unread=secret)
             return Unresolved()
         return typed(text)
 
     def _mark(self, node: yaml.Node) -> Mark:
         return Mark(self._name, node.start_mark.line + 1, node.start_mark.column + 1)
 
-    def _complain(self, mark: Mark, path: KeyPath, message: str, hint: str = "") -> None:
-        self._document.problems.append(Problem(mark, dotted(path), message, hint))
+    def _complain(self, mark: Mark, path: KeyPath, message: str, hint: str = "", unread: bool = False) -> None:
+        self._document.problems.append(Problem(mark, dotted(path), message, hint, unread=unread))
 
 
 class Unresolved:

@@ -117,4 +117,4 @@ def _read(key: str, file: str) -> bytes:
     try:
         return read_small_file(file, LARGEST)
     except FileError as error:
-        raise TlsFileError(key, str(error)) from None
+        raise TlsFileError(key, str(error), "name a file that this process may read, by its whole path") from None

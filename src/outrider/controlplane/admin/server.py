@@ -68,9 +68,11 @@ def admin_guard(config: Config) -> Any:
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         host = request.host.rpartition(":")[0] if re.search(r":\d+$", request.host) else request.host
         if token is None and host.lower() not in _OUR_HOSTS:
-            raise web.HTTPMisdirectedRequest(text=f"{request.host} is not a name of this admin port\n")
+            raise web.HTTPMisdirectedRequest(
+                text=f"{request.host[:100]} is not a name of this admin port: {_OTHER_NAME}\n"
+            )
         if token is not None and not hmac.compare_digest(_bearer(request), token.encode()):
-            raise web.HTTPUnauthorized(text="unauthorized\n", headers={"www-authenticate": "Bearer"})
+            raise web.HTTPUnauthorized(text=_remedy(request), headers={"www-authenticate": "Bearer"})
         if request.method not in ("GET", "HEAD") and not (
             request.content_type == "application/json" or request.headers.get("x-outrider")
         ):
@@ -80,6 +82,23 @@ def admin_guard(config: Config) -> Any:
         return await handler(request)
 
     return guard
+
+
+_OTHER_NAME = "call it 127.0.0.1 or localhost, or set admin.token in its configuration, with which any name will do"
+
+
+def _remedy(request: web.Request) -> str:
+    """What a caller without the right token has to do."""
+    where = "the value of admin.token in the configuration of this sidecar"
+    if not request.headers.getall("authorization", []):
+        return (
+            f"this admin port asks for a token, and the request has none: send Authorization: Bearer TOKEN with"
+            f" {where}; the verbs of outrider take it from the environment variable OUTRIDER_ADMIN_TOKEN\n"
+        )
+    return (
+        f"this is not the token of this admin port: it is {where};"
+        " the verbs of outrider take it from the environment variable OUTRIDER_ADMIN_TOKEN\n"
+    )
 
 
 def _bearer(request: web.Request) -> bytes:
