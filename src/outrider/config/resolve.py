@@ -38,11 +38,11 @@ from outrider.config.schema import (
 )
 from outrider.config.shadows import Shadows
 from outrider.config.source import Document, KeyPath
+from outrider.config.times import check_times, layers_of, written
 from outrider.config.tls import check_tls
 from outrider.config.wording import say
 from outrider.model.addresses import port_of
 from outrider.model.messages import as_field_value, is_field_value
-from outrider.model.units import format_duration
 from outrider.model.variables import unknown_variables
 
 BUILT_IN: dict[str, Any] = {
@@ -248,6 +248,11 @@ def _effective(config: Config, document: Document, at: KeyPath, layers: list[dic
         allow_connect=merged["allow_connect"],
         tls=ClientTls.model_construct(**(merged["tls"] or {})),
     )
+    return _checked(document, at, effective)
+
+
+def _checked(document: Document, at: KeyPath, effective: Effective) -> Effective:
+    """Complain of parts that cannot work together; those that cannot work at all are left out."""
     if effective.rate_limit is not None and effective.rate_limit.rate is None:
         # A rate that cannot be read, here or where it is inherited from, has been complained about.
         if not any(problem.path.endswith(("rate_limit", "rate_limit.rate")) for problem in document.problems):
@@ -259,15 +264,15 @@ def _effective(config: Config, document: Document, at: KeyPath, layers: list[dic
         document.complain((*at, "hedge"), 'the key "after" is missing', "say when an answer is late: after: p95")
         effective = replace(effective, hedge=None)
     ejection = effective.ejection
-    if ejection is not None and ejection.base > ejection.max and _written(document, at, "ejection"):
+    if ejection is not None and ejection.base > ejection.max and written(document, at, "ejection"):
         document.complain(
             (*at, "ejection"), "base is longer than max", "let max be the longer one", follows=[(*at, "ejection")]
         )
-    if effective.queue is not None and effective.max_in_flight is None and _written(document, at, "queue"):
+    if effective.queue is not None and effective.max_in_flight is None and written(document, at, "queue"):
         message = "no call ever waits here without max_in_flight"
-        follows = _layers_of(document, at, "max_in_flight")
+        follows = layers_of(document, at, "max_in_flight")
         document.complain((*at, "queue"), message, "set it, too: max_in_flight: 20", warn=True, follows=follows)
-    _check_times(document, at, effective)
+    check_times(document, at, effective)
     return effective
 
 
@@ -375,78 +380,6 @@ def _check_fallback(config: Config, document: Document, at: KeyPath, name: str, 
             document.complain(place, message, hint, follows=[("services", other)])
         elif other == name:
             document.complain(place, f"{name} cannot stand in for itself", "name another service")
-
-
-def _check_times(document: Document, at: KeyPath, policy: Effective) -> None:
-    """Timeouts that cannot work together, where one of them is written."""
-    tries = policy.attempt_timeout
-    whole = policy.timeout
-    retry = policy.retry
-    if whole is not None and tries is not None and tries > whole and _written(document, at, "attempt_timeout"):
-        message = "attempt_timeout is longer than timeout: no attempt can ever take that long"
-        follows = _layers_of(document, at, "timeout")
-        document.complain((*at, "attempt_timeout"), message, "shorten it, or raise timeout", warn=True, follows=follows)
-    elif whole is not None and retry is not None:
-        _check_retries_fit(document, at, policy, retry, whole)
-    if whole is not None and policy.total_timeout is not None and policy.total_timeout < whole:
-        key = next((key for key in ("total_timeout", "timeout") if _written(document, at, key)), None)
-        if key is not None:
-            message = "total_timeout is shorter than timeout, which can never pass"
-            follows = _layers_of(document, at, "timeout", "total_timeout")
-            hint = "total_timeout includes the body of the answer"
-            document.complain((*at, key), message, hint, warn=True, follows=follows)
-    keyed = retry is not None and retry.idempotency_key is not None
-    if retry is not None and not keyed and {"POST", "PATCH"} & set(retry.methods) and _written(document, at, "retry"):
-        document.complain(
-            (*at, "retry", "methods"),
-            "POST and PATCH are repeated here even when the target may already have acted",
-            "add idempotency_key: generate, and make sure that the target recognises a repetition",
-            warn=True,
-        )
-
-
-def _check_retries_fit(document: Document, at: KeyPath, policy: Effective, retry: Retry, whole: float) -> None:
-    """Whether `timeout` leaves time for the retries that are asked for: for one after an attempt that times out, and
-    for the pauses of all of them, where their number or their pauses are written."""
-    if not retry.max_retries:
-        return
-    first, cap = retry.backoff
-    tries = policy.attempt_timeout
-    key = next((key for key in ("attempt_timeout", "timeout", "retry") if _written(document, at, key)), None)
-    if key is not None and tries is not None and "timeout" in retry.on_errors and tries + first / 2 >= whole:
-        message = (
-            f"attempt_timeout ({format_duration(tries)}) leaves no time within timeout ({format_duration(whole)})"
-            " for a retry of an attempt that gets no answer"
-        )
-        follows = _layers_of(document, at, "timeout", "attempt_timeout", "retry")
-        hint = "shorten it, raise timeout, or write retry: false"
-        document.complain((*at, key), message, hint, warn=True, follows=follows)
-        return
-    # With full jitter a pause takes half of its longest on average.
-    pauses = sum(min(cap, first * 2.0**number) / 2 for number in range(retry.max_retries))
-    place = next(
-        (place for name in ("backoff", "max_retries") if (place := (*at, "retry", name)) in document.marks), None
-    )
-    if place is not None and pauses >= whole:
-        message = (
-            f"{retry.max_retries} retries pause for about {format_duration(round(pauses, 3))} in all, and timeout is"
-            f" {format_duration(whole)}: not all of them can be made"
-        )
-        follows = _layers_of(document, at, "timeout", "retry")
-        hint = "shorten backoff, raise timeout, or lower max_retries"
-        document.complain(place, message, hint, warn=True, follows=follows)
-
-
-def _layers_of(document: Document, at: KeyPath, *keys: str) -> list[KeyPath]:
-    """Where these keys may stand that hold at a service or route: there, in the service, in a policy or in defaults."""
-    policies = document.values.get("policies")
-    bundles: list[KeyPath] = [("policies", name) for name in policies] if isinstance(policies, dict) else []
-    places: list[KeyPath] = [at, at[:2], *bundles, ("defaults",)]
-    return [(*place, key) for place in places for key in keys]
-
-
-def _written(document: Document, at: KeyPath, key: str) -> bool:
-    return (*at, key) in document.marks
 
 
 def _own_ports(config: Config) -> frozenset[int]:
