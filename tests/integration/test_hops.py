@@ -51,6 +51,33 @@ async def test_a_loop_over_two_sidecars_ends_at_once(outrider: Outrider) -> None
     assert caught.get("x-outrider-attempts") == "1"
 
 
+OURS = [b"x-outrider-attempt", b"x-outrider-critical"]
+
+
+async def test_what_is_said_in_our_name_and_has_no_meaning_goes_no_further(outrider: Outrider) -> None:
+    """The app's own calls drop it, too, however it is spelled; that a call is not critical reaches the target."""
+    said = ("x-outrider-anything: 1", "X_Outrider_Other: 2", "X-Outrider-Caller: me", "x-outrider-critical: false")
+    async with Target(plain()) as target, outrider(one_service(target)) as proxy:
+        for _ in range(2):
+            await exchange(proxy.port, get("/user/x", *said))
+    for seen in target.seen:
+        assert sorted(name for name, _ in seen.headers if "outrider" in str(name).lower()) == OURS
+
+
+async def test_an_app_that_passes_via_on_may_call_another_service(outrider: Outrider) -> None:
+    """Called back by the service that it has called, it calls a third one: no loop. The same service again is one."""
+    async with Target(plain()) as target:
+        text = f"services: {{ user: '{target.url}', payment: '{target.url}' }}"
+        async with outrider(text) as proxy:
+            await exchange(proxy.port, get("/user/x"))
+            passed_on = f"Via: {target.seen[0].get('via')}, 1.1 user-gateway"
+            other = await exchange(proxy.port, get("/payment/x", passed_on))
+            same = await exchange(proxy.port, get("/user/y", passed_on))
+            both = await exchange(proxy.port, get("/user/y", f"Via: {', '.join(target.seen[1].get_all('via'))}"))
+    assert (other.status, same.status, both.status) == (200, 508, 508)
+    assert len(target.seen) == 2
+
+
 async def test_out_and_in_through_one_sidecar_is_no_loop(outrider: Outrider) -> None:
     """An app may call itself by way of its own sidecar: out through the calls port, in through the guard."""
     async with Target(plain()) as app:

@@ -686,6 +686,21 @@ async def test_strangers_use_up_nothing(outrider: Outrider, tmp_path: Path) -> N
         assert len(app.seen) == 121
 
 
+async def test_a_caller_with_many_names_has_one_share(outrider: Outrider, tmp_path: Path) -> None:
+    """Who holds the shared key and calls itself differently each time takes nothing from a caller with a token."""
+    async with Target(plain(200, b"paid")) as app:
+        async with outrider(proven(app, tmp_path / "k.db", more="max_entries: 50")) as proxy:
+            async with Client(proxy.app.ports["inbound.listen"]) as client:
+                for number in range(10):
+                    await client.call(post(f"k{number}", b"x", INTERNAL, token(1)))
+                for number in range(100):
+                    name = (f"x-api-key: {KEY}", f"x-service-name: name-{number}")
+                    assert (await client.call(post(f"s{number}", b"x", INTERNAL, *name))).status == 200
+                again = [await client.call(post(f"k{number}", b"x", INTERNAL, token(1))) for number in range(10)]
+                assert {answer.get("idempotent-replayed") for answer in again} == {"true"}
+        assert len(app.seen) == 110
+
+
 # ---------------------------------------------------------------- stores in trouble
 
 

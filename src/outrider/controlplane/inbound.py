@@ -121,6 +121,7 @@ def compile_idempotency(config: Config, inbound: Inbound, guard: Guard) -> Remem
         proven_only=bool(inbound.accept),
         identity=inbound.identity,
         proofs=guard.forwarded_proofs,
+        account=guard.account,
     )
     return Remembered(policy, store)
 
@@ -137,6 +138,8 @@ def _store(config: Config, settings: IdempotencySettings) -> SqliteStore | Redis
 def _tokens(config: Config, accept: Accept, name: str) -> TokenProof:
     jwt = accept.jwt
     assert jwt is not None
+    import jwt as _pyjwt  # noqa: F401 # for the side effect: it takes 90 ms, which the first token is not to wait for
+
     keys = [(None, verifying_key(jwt.alg, jwt.key))] if jwt.key is not None else []
     return TokenProof(
         jwt.alg,

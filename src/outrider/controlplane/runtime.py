@@ -148,15 +148,19 @@ class Runtime:
         self.config_hash = hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def be_named(self, calls: int, inbound: int | None) -> None:
-        """Give this sidecar its name in `Via`, by its ports the same for all its workers, and another one to the guard,
-        through which calls may come that have gone out from here."""
+        """Give this sidecar its names in `Via`, the same for all its workers: one for each service that it calls, since
+        an app that passes `Via` on may well be called by the one and call the other, and one for the guard, through
+        which calls may come that have gone out from here."""
         config = self.resolved.config
-        names = {}
-        for port in (calls, inbound):
-            where = f"{config.service} {self.resolved.instance} {socket.gethostname()} {port}"
-            names[port] = hashlib.blake2b(where.encode(errors="replace"), digest_size=4).hexdigest()
+        here = f"{config.service} {self.resolved.instance} {socket.gethostname()}"
+        names: dict[tuple[int | None, str], bytes] = {}
         for route in self.compiled.routes:
-            route.be_named(f"outrider-{names[inbound if route.inbound else calls]}".encode())
+            way = (inbound if route.inbound else calls, route.service)
+            if way not in names:
+                where = f"{here} {way[0]} {way[1]}"
+                digest = hashlib.blake2b(where.encode(errors="replace"), digest_size=4)
+                names[way] = f"outrider-{digest.hexdigest()}".encode()
+            route.be_named(names[way])
 
     @property
     def fault_lab(self) -> FaultLab:

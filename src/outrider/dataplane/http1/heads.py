@@ -33,6 +33,11 @@ REQUEST_OWNED: Final = HOP_BY_HOP | frozenset(
     )
 )
 
+# How the names of our own fields begin, and what an app may say to the sidecar of the service that it calls, beside
+# what is written anew for every attempt: see policies/criticality.py.
+IN_OUR_NAME: Final = b"x-outrider-"
+_SAID_TO_SIDECARS: Final = frozenset((b"x-outrider-critical",))
+
 # Response fields that may hold an address of the target's own: see relocation.py.
 ADDRESSED: Final = frozenset((b"content-location", b"link", b"location", b"refresh", b"set-cookie"))
 
@@ -189,8 +194,12 @@ def called_host(request: Request) -> bytes:
 
 
 def _is_one_of(lower: bytes, owned: frozenset[bytes]) -> bool:
-    """Whether a name that has not been seen yet, or has odd characters, is one of these for who reads it."""
+    """Whether a name that has not been seen yet, or has odd characters, is one of these for its reader. Of the names
+    that begin as ours do, those that are ours to read or write pass, and all others are dropped: a later version may
+    give them a meaning that no caller of today has meant."""
     plain = dashed(lower)
+    if plain.startswith(IN_OUR_NAME):
+        return plain != lower or plain in owned or plain not in _SAID_TO_SIDECARS
     if plain != lower:
         return plain in owned
     if len(_PLAIN_NAMES) < _MOST_PLAIN_NAMES and len(lower) <= _LONGEST_PLAIN_NAME:

@@ -143,6 +143,7 @@ class Idempotency(Policy):
     """
 
     __slots__ = (
+        "_account",
         "_exempt",
         "_identity",
         "_jobs",
@@ -170,12 +171,15 @@ class Idempotency(Policy):
         proven_only: bool = False,
         identity: Sequence[str] = (),
         proofs: Callable[[Call], frozenset[bytes]] | None = None,
+        account: Callable[[Call], str] | None = None,
     ) -> None:
         """Lost calls are executed again with `repeat`, and asked after with `lookup`. `exempt`: operations nothing is
         stored of. `service` is whose app this is: guards of several services may share a store. `identity` are names of
         headers, or beginnings with `*`, that say who somebody is: but for those of the calling service, they tell
-        users of one caller apart. `proofs` are the headers of a call that reach the app and prove who calls."""
+        users of one caller apart. `proofs` are the headers of a call that reach the app and prove who calls; `account`
+        is the name that what a call takes of the store is counted under, by default the caller's."""
         super().__init__()
+        self._account = account
         self._proofs = proofs
         self._service = service
         self._identity = HeaderNames(identity)
@@ -209,7 +213,8 @@ class Idempotency(Policy):
         if call.deadline <= monotonic():
             return Failure(Kind.DEADLINE, "the caller's time for this call has passed before it could be begun")
         name = self._scope(call, key)
-        new = Entry(fingerprint, token=self._store.token(), digest=_length_of_large(call), caller=call.caller)
+        account = self._account(call) if self._account is not None else call.caller
+        new = Entry(fingerprint, token=self._store.token(), digest=_length_of_large(call), caller=account)
         # From here a caller that leaves would leave an entry behind that no call works on.
         call.unstoppable = True
         try:

@@ -438,13 +438,27 @@ def test_strangers_say_nothing_in_our_name() -> None:
 
 
 def test_the_proven_say_in_our_name_what_sidecars_say() -> None:
-    """That a call is not critical goes on; the number of the try is known; nothing else reaches the app."""
+    """That a call is not critical goes on; the number of the try is known; nothing else reaches the app, also not what
+    has no meaning today."""
     guard = make_guard(key(KEY))
-    call = arriving("/public", headers=[RIGHT, ORDERS, *IN_OUR_NAME[:-1]])
+    call = arriving("/public", headers=[RIGHT, ORDERS, *IN_OUR_NAME])
     assert guard.admit(call) is None
     ours = [field for field in sent_on(guard, call) if b"outrider" in field and not field.startswith(b"via:")]
     assert ours == [b"x-outrider-critical: false", b"x-outrider-caller: orders"]
     assert call.noted[b"x-outrider-attempt"] == b"2"
+
+
+def test_what_a_caller_takes_is_counted_by_its_proof() -> None:
+    """A caller that chooses its name gets no second share by another name; one whose name is proven has its own."""
+    fixed = KeyProof("x-own-key", [NEW], CallerName("ledger"), name="inbound.accept[1]")
+    shared = KeyProof("x-service-key", [KEY], NAMED, name="inbound.accept[0]")
+    guard = make_guard(fixed, shared)
+    accounts = []
+    for headers in ([RIGHT, ORDERS], [RIGHT, ("x-service-name", "bills")], [("x-own-key", NEW)], []):
+        call = arriving(headers=headers)
+        guard.admit(call)
+        accounts.append(guard.account(call))
+    assert accounts == ["inbound.accept[0].values[0]", "inbound.accept[0].values[0]", "ledger", ""]
 
 
 def test_a_wrong_key_is_no_key() -> None:

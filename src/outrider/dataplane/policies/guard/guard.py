@@ -99,7 +99,7 @@ class CallerName:
 class KeyProof:
     """A secret in a header. All values are compared, in a time that does not tell how much of a guess was right."""
 
-    __slots__ = ("_caller", "_header", "_values", "forwarded", "headers", "key", "name", "require")
+    __slots__ = ("_caller", "_header", "_values", "forwarded", "headers", "key", "name", "names_itself", "require")
 
     def __init__(
         self,
@@ -112,6 +112,7 @@ class KeyProof:
     ) -> None:
         """Empty values are no secrets, and prove nobody."""
         self.name = self.key = name
+        self.names_itself = bool(caller.headers)
         self._header = header.lower().encode()
         self._caller = caller
         self._values: tuple[tuple[bytes, str], ...] = ()
@@ -280,6 +281,14 @@ class Guard(Policy):
         """The headers of this call that reach the app and prove who calls, whether or not another one was taken for the
         proof: what they hold says nothing about a user."""
         return frozenset(proof.forwarded for proof in self._proofs if proof.forwarded and proof.prove(call)[0])
+
+    def account(self, call: Call) -> str:
+        """Under which name is counted what this call's caller takes of something that is bounded. It is the proof where
+        the caller chooses its own name, which it could do several times; else the name that it has proven."""
+        for proof in self._proofs:
+            if isinstance(proof, KeyProof) and proof.names_itself and proof.prove(call)[0]:
+                return proof.key
+        return call.caller
 
     def _proven(self, call: Call) -> tuple[str, tuple[bytes, ...], str]:
         """Who calls, and what else must be there; or why the caller is not known."""
