@@ -52,6 +52,8 @@ def _bind(key: str, address: tuple[str, int]) -> socket.socket:
             "is not a known host" if isinstance(error, socket.gaierror) else str(error.strerror or error)
         )
         raise StartError(f"{key}: {address[0]}:{address[1]} {saying}") from None
+    # Accepted sockets inherit it (tcp(7)): no write of ours waits for the other side to acknowledge the one before.
+    bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     bound.setblocking(False)
     return bound
 

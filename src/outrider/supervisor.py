@@ -34,6 +34,7 @@ from outrider.controlplane.intercom import (
     ADMIN,
     ALIVE,
     DRAIN,
+    DROPPED,
     HOLD,
     QUIT,
     READY,
@@ -46,7 +47,7 @@ from outrider.controlplane.intercom import (
     Standing,
     Visits,
 )
-from outrider.controlplane.telemetry.logs import Logs, log_directly
+from outrider.controlplane.telemetry.logs import DirectLog, Logs, log_directly, say_directly
 from outrider.errors import EXIT_FAILED, EXIT_OK, StartError
 from outrider.ports import bind_all
 
@@ -95,12 +96,14 @@ class Supervisor:
         self._failed = False
         self._ever_ready = False
         self._looked = monotonic()
+        self._log: DirectLog | None = None
+        self._counted = (0, 0)  # the front that has been told how many lines were dropped, and how many
         self._news, self._bell = socket.socketpair()  # a byte for every signal
 
     def run(self) -> int:
         """Run until stopped; returns the exit code. Raises StartError if a port is not to be had."""
         config = self._resolved.config
-        log_directly(config.observability.log.level)
+        self._log = log_directly(config.observability.log.level)
         self._hear_signals()
         allow_descriptors(most_connections(config))
         sockets = bind_all(self._resolved)
@@ -138,7 +141,8 @@ class Supervisor:
             options = self._resolved.config.observability.log
             logs = Logs(options.level, repeats=options.most_alike)
             try:
-                uvloop.run(serve_front(self._resolved.config, sockets[TELEMETRY], sockets[ADMIN], visits, line))
+                front = serve_front(self._resolved.config, sockets[TELEMETRY], sockets[ADMIN], visits, line, logs)
+                uvloop.run(front)
             finally:
                 logs.close()
             return EXIT_OK
@@ -171,10 +175,10 @@ class Supervisor:
             self._become_a_child()
             code = child.run(Line(theirs))
         except StartError as error:
-            os.write(2, f"outrider: {error}\n".encode())
+            say_directly(f"outrider: {error}\n")
             code = _CANNOT_START
         except BaseException:
-            traceback.print_exc()
+            say_directly(traceback.format_exc())
         finally:
             os._exit(code)  # nothing of the supervisor's is to be run or flushed here
 
@@ -254,6 +258,7 @@ class Supervisor:
                 self._signalled(signal.Signals(received))
         self._reap()
         self._end_by_force(monotonic())
+        self._say_what_was_dropped()
         if self._stopping:
             self._stop_the_front()
 
@@ -308,6 +313,13 @@ class Supervisor:
         for child in self._children:
             if child.line is not None and child.name != _FRONT:
                 child.line.say(words)
+
+    def _say_what_was_dropped(self) -> None:
+        """Keep the front informed of what it shows as a metric, also one that has just been started."""
+        front, dropped = self._children[-1], self._log.dropped if self._log is not None else 0
+        if dropped and front.line is not None and self._counted != (front.pid, dropped):
+            front.line.say(f"{DROPPED} {dropped}")
+            self._counted = (front.pid, dropped)
 
     def _end_by_force(self, now: float) -> None:
         """What hangs, and what does not end although it was told to."""

@@ -95,7 +95,7 @@ async def test_others_get_their_turn_between_pieces(monkeypatch: pytest.MonkeyPa
 def test_several_pages_are_one_with_a_label(form: str) -> None:
     """Names, types, help, values and escapes are kept, and each series says whose it is."""
     page = openmetrics.generate_latest(registry()).decode()
-    body, kind = merged({0: page, 3: page}, form)
+    body, kind = merged({"0": page, "3": page}, form)
     assert kind == form
     parse = openmetrics_families if form == OPENMETRICS else text_string_to_metric_families
     families = {family.name: family for family in parse(body.decode())}

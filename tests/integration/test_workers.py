@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote
 
@@ -268,6 +271,7 @@ async def test_an_order_that_no_worker_takes_is_an_error(tmp_path: Path) -> None
 
 
 OPENMETRICS = "application/openmetrics-text"
+PROCESSES = ("0", "1", "supervisor", "front")
 
 
 def check_page(answer: Answer, openmetrics: bool) -> None:
@@ -286,7 +290,7 @@ def check_page(answer: Answer, openmetrics: bool) -> None:
     requests = by_name["outrider_requests"]
     assert (requests.type, requests.documentation) == ("counter", "Finished calls")
     assert by_name["outrider_request_duration_seconds"].type == "histogram"
-    assert all(sample.labels["worker"] in ("0", "1") for family in families for sample in family.samples)
+    assert all(sample.labels["worker"] in PROCESSES for family in families for sample in family.samples)
     assert sum(sample.value for sample in requests.samples) == 4
     routes = {sample.labels["route"] for sample in by_name["outrider_request_duration_seconds"].samples}
     assert "GET /a/{id}" in routes
@@ -325,6 +329,77 @@ async def test_a_worker_that_cannot_start_ends_the_whole(tmp_path: Path) -> None
     assert process.returncode == 1
     assert b"outrider: it cannot be\n" in said
     assert b"started again" not in said
+
+
+_CANNOT = """
+import outrider.supervisor as supervisor
+from outrider.__main__ import main
+from outrider.errors import StartError
+def fail(*_): raise StartError('it cannot be')
+supervisor.run_worker = fail
+main()
+"""
+
+
+def fill(writing: int) -> None:
+    """Make a pipe take nothing more."""
+    os.set_blocking(writing, False)
+    for piece in (b"x" * 4096, b"x"):
+        with contextlib.suppress(BlockingIOError):
+            while os.write(writing, piece):
+                pass
+    os.set_blocking(writing, True)
+
+
+@asynccontextmanager
+async def with_a_log_like(folder: Path, *arguments: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, int, int]]:
+    """The program with a pipe for its log, of which both ends are ours."""
+    (folder / "outrider.yaml").write_text(whole_config("workers: 2\nservices: { user: 'http://127.0.0.1:9' }"))
+    reading, writing = os.pipe()
+    if arguments[0] == "-c":
+        fill(writing)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, "run", "-c", str(folder / "outrider.yaml"),
+        stderr=writing, env={**os.environ, "PYTHONPATH": str(SOURCE)},
+    )  # fmt: skip
+    try:
+        yield process, reading, writing
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        os.close(reading)
+        os.close(writing)
+
+
+async def test_a_worker_that_cannot_start_and_a_log_that_is_not_read(tmp_path: Path) -> None:
+    """The reason cannot be written, and everything ends all the same."""
+    async with with_a_log_like(tmp_path, "-c", _CANNOT) as (process, _, _), asyncio.timeout(PROCESS_PATIENCE):
+        assert await process.wait() == 1
+
+
+async def test_lines_that_the_supervisor_drops_are_in_the_metric(tmp_path: Path) -> None:
+    """Its log is a full pipe when a worker dies, so it cannot say so, and the page of all workers counts that."""
+    async with with_a_log_like(tmp_path, "-m", "outrider") as (process, reading, writing):
+        text = b""
+        async with asyncio.timeout(PROCESS_PATIENCE):
+            while text.count(b'"msg": "ready"') + text.count(b'"msg":"ready"') < 2:
+                text += await asyncio.to_thread(os.read, reading, 65536)
+        ready = next(line for line in map(json.loads, text.splitlines()) if line["msg"] == "ready")
+        fill(writing)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGKILL)
+
+        async def told() -> bool:
+            page = await exchange(
+                ready["ports"]["telemetry.listen"], get("/metrics", "Connection: close", host="127.0.0.1")
+            )
+            found = [line for line in page.body.decode().splitlines() if 'dropped_total{worker="supervisor"}' in line]
+            return bool(found) and float(found[0].split()[1]) > 0
+
+        async with asyncio.timeout(PROCESS_PATIENCE):
+            while not await told():
+                await asyncio.sleep(0.1)
 
 
 async def test_a_hung_worker_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

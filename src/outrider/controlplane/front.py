@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 from outrider.config.schema import Config
 from outrider.controlplane.admin.handler import AdminHandler, VisitorOf
-from outrider.controlplane.intercom import ADMIN, ALIVE, BEAT, STOP, TELEMETRY, Line, Visits
+from outrider.controlplane.intercom import ADMIN, ALIVE, BEAT, DROPPED, STOP, TELEMETRY, Line, Visits
 from outrider.controlplane.servers import ControlServer
 from outrider.controlplane.telemetry.http import Asked, PlainHandler, Reply
-from outrider.controlplane.telemetry.pages import OPENMETRICS, Pages, merged
+from outrider.controlplane.telemetry.pages import DROPPED_LINES, OPENMETRICS, Pages, counter_page, merged
 from outrider.controlplane.telemetry.server import by_path, metrics_page
 from outrider.controlplane.upkeep import Upkeep, repeat
 
 if TYPE_CHECKING:
     from aiohttp import web
+
+    from outrider.controlplane.telemetry.logs import Logs
 
 log = logging.getLogger("outrider")
 
@@ -108,13 +110,27 @@ def _understood(data: bytes) -> Answered:
     return Answered(response.status, response.read())
 
 
-def telemetry_front(workers: Workers) -> PlainHandler:
+class Dropped:
+    """How many log lines of the processes beside the workers were not taken in time."""
+
+    def __init__(self, logs: Logs) -> None:
+        """`logs` are those of this process."""
+        self._logs = logs
+        self.supervisor = 0
+
+    def pages(self) -> dict[str, str]:
+        """A page of metrics for each of them, in OpenMetrics format."""
+        counts = {"supervisor": self.supervisor, "front": self._logs.dropped}
+        return {name: counter_page(*DROPPED_LINES, count) for name, count in counts.items()}
+
+
+def telemetry_front(workers: Workers, dropped: Dropped) -> PlainHandler:
     """`/metrics` of all workers, each series with its `worker`; ready and alive while at least one of them is."""
 
-    async def render(accept: str) -> tuple[bytes, str] | None:
+    async def page(accept: str) -> tuple[bytes, str] | None:
         answers = await workers.ask(TELEMETRY, "/metrics", f"Accept: {OPENMETRICS}")
-        texts = {number: one.body.decode() for number, one in answers.items() if one.status == 200}
-        return await asyncio.to_thread(merged, texts, accept) if texts else None
+        texts = {str(number): one.body.decode() for number, one in answers.items() if one.status == 200}
+        return await asyncio.to_thread(merged, texts | dropped.pages(), accept) if texts else None
 
     async def state(asked: Asked) -> Reply:
         answers = await workers.ask(TELEMETRY, asked.path)
@@ -122,20 +138,25 @@ def telemetry_front(workers: Workers) -> PlainHandler:
             return Reply(200, b"ok\n")
         return Reply(503, next((one.body for one in answers.values()), b"no worker answers\n"))
 
-    return PlainHandler(by_path(metrics_page(Pages(render)), state, state))
+    return PlainHandler(by_path(metrics_page(Pages(page)), state, state))
 
 
 async def serve_front(
-    config: Config, telemetry: socket.socket, admin: socket.socket, visits: list[Visits], line: Line
+    config: Config, telemetry: socket.socket, admin: socket.socket, visits: list[Visits], line: Line, logs: Logs
 ) -> None:
-    """Serve both ports until the supervisor says that it is enough, or is gone."""
+    """Serve both ports until the supervisor says that it is enough, or is gone. `logs` are those of this process."""
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, lambda: None)  # meant for the supervisor
 
+    dropped = Dropped(logs)
+
     def hear() -> None:
         lines = line.heard()
+        for word, _, number in (one.partition(" ") for one in lines or ()):
+            if word == DROPPED and number.isdigit():
+                dropped.supervisor = int(number)
         if lines is None or STOP in lines:
             loop.remove_reader(line)
             stop.set()
@@ -155,7 +176,7 @@ async def serve_front(
 
         return runner(AdminFront(config, workers, line).app, visitor_of)
 
-    servers = [ControlServer(TELEMETRY, telemetry_front(workers)), ControlServer(ADMIN, AdminHandler(load))]
+    servers = [ControlServer(TELEMETRY, telemetry_front(workers, dropped)), ControlServer(ADMIN, AdminHandler(load))]
     for server, bound in zip(servers, (telemetry, admin), strict=True):
         server.listen(bound)
     await stop.wait()

@@ -22,8 +22,8 @@ from typing import Any, Final
 TELEMETRY: Final = "telemetry.listen"
 ADMIN: Final = "admin.listen"
 
-# What is said on a line. Down: DRAIN, QUIT, STOP, RELOAD, and HOLD with a circuit. Up: ALIVE, READY, and of the front
-# DRAIN, QUIT and STANDING with an order.
+# What is said on a line. Down: DRAIN, QUIT, STOP, RELOAD, HOLD with a circuit, and to the front DROPPED with a number.
+# Up: ALIVE, READY, and of the front DRAIN, QUIT and STANDING with an order.
 DRAIN: Final = "drain"  # finish what is in flight, and wait for the app to leave
 QUIT: Final = "quit"  # finish what is in flight
 STOP: Final = "stop"  # now
@@ -32,6 +32,7 @@ HOLD: Final = "hold"
 ALIVE: Final = "alive"
 READY: Final = "ready"
 STANDING: Final = "standing"
+DROPPED: Final = "dropped"  # so many lines of the supervisor's log were not taken
 
 # Seconds between two signs of life.
 BEAT: Final = 2.0

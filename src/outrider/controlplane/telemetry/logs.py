@@ -279,31 +279,38 @@ class Logs:
                 return
 
 
-class _Direct(logging.Handler):
-    """Writes at once, and drops what is not taken at once."""
+class DirectLog(logging.Handler):
+    """Writes at once, and drops what is not taken at once. `dropped` counts those lines."""
 
     def __init__(self) -> None:
         super().__init__()
         self._writer = Writer(_log_descriptor())
-        self._dropped = 0
+        self.dropped = self._told = 0
         self.setFormatter(JsonFormatter())
 
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(Exception):  # the log must not end what it tells of
             line = self.format(record).encode(errors="replace") + b"\n"
             if not self._writer.write(line, 0):
-                self._dropped += 1
-            elif self._dropped:
-                fields: dict[str, object] = {"lines": self._dropped}
-                self._dropped = 0
+                self.dropped += 1
+            elif self.dropped > self._told:
+                fields: dict[str, object] = {"lines": self.dropped - self._told}
+                self._told = self.dropped
                 self._writer.write(self.format(_record(_DROPPED, fields)).encode() + b"\n", 0)
 
 
-def log_directly(level: str) -> None:
+def say_directly(text: str) -> None:
+    """Write to standard error from a process that ends, for at most about a second, whether or not it is read."""
+    Writer(_log_descriptor()).write(text.encode(errors="replace"), _PATIENCE)
+
+
+def log_directly(level: str) -> DirectLog:
     """Logging without a thread, for a process that forks and has next to nothing to say. It never waits."""
+    direct = DirectLog()
     root = logging.getLogger()
-    root.handlers[:] = [_Direct()]
+    root.handlers[:] = [direct]
     logging.getLogger("outrider").setLevel(level.upper())
+    return direct
 
 
 def _log_descriptor() -> int | None:

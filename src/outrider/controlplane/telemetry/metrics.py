@@ -22,6 +22,7 @@ from outrider.controlplane.telemetry.families import (
     counter,
     gauge,
 )
+from outrider.controlplane.telemetry.pages import DROPPED_LINES
 from outrider.dataplane.policies.deciders.breaker import CLOSED, HALF_OPEN, OPEN
 from outrider.dataplane.runtime.counters import HANDSHAKE_FAILURES, LIMITS
 from outrider.dataplane.upstream.cluster import STANDINGS, Cluster
@@ -85,8 +86,7 @@ class OutriderCollector(PartsCollector):
         yield counter(
             "outrider_internal_errors", "Calls that a bug in Outrider failed", [], [((), stats.policy_errors)]
         )
-        dropped = [((), runtime.access.dropped)]
-        yield counter("outrider_log_lines_dropped", "Log lines that nobody took in time", [], dropped)
+        yield counter(*DROPPED_LINES, [], [((), runtime.access.dropped)])
         ages = [((name,), age) for name, age in runtime.secrets.ages().items()]
         expiries = [((owner, which), when) for owner, which, when in runtime.compiled.certificates.expiries()]
         name = "outrider_certificate_expiry_timestamp_seconds"

@@ -17,6 +17,9 @@ OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8
 PLAIN: Final = "text/plain; version=0.0.4; charset=utf-8"
 END: Final = {OPENMETRICS: b"# EOF\n", PLAIN: b""}  # of a page
 
+# The metric of log lines that were dropped, which every process has, and its help.
+DROPPED_LINES: Final = ("outrider_log_lines_dropped", "Log lines that were not taken in time")
+
 # Seconds for which a page is good: several scrapers, or an impatient one, cost no more than one a second.
 _FRESH = 1.0
 
@@ -79,19 +82,24 @@ async def render(parts: Iterable[Metric], form: str) -> Page:
     return b"".join(pieces) + END[form], form
 
 
-def merged(pages: dict[int, str], form: str) -> Page:
-    """Pages in OpenMetrics format as one in the given format, every series labelled with its worker."""
+def counter_page(name: str, text: str, count: int) -> str:
+    """A page in OpenMetrics format that holds one counter without labels."""
+    return f"# HELP {name} {text}\n# TYPE {name} counter\n{name}_total {count}\n# EOF\n"
+
+
+def merged(pages: dict[str, str], form: str) -> Page:
+    """Pages in OpenMetrics format as one in the given format, every series labelled with the process that it is of."""
     from prometheus_client.core import Metric
     from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
     from outrider.controlplane.telemetry.text import Writer
 
     families: dict[str, Metric] = {}
-    for number, text in pages.items():
+    for process, text in pages.items():
         for family in text_string_to_metric_families(text):  # type: ignore[no-untyped-call] # it has no types
             whole = families.get(family.name)
             if whole is None:
                 whole = families[family.name] = Metric(family.name, family.documentation, family.type, family.unit)
-            whole.samples += [one._replace(labels={"worker": str(number), **one.labels}) for one in family.samples]
+            whole.samples += [one._replace(labels={"worker": process, **one.labels}) for one in family.samples]
     writer = Writer(form)
     return b"".join(piece for family in families.values() for piece in writer.pieces(family)) + END[form], form
