@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from math import nextafter
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from outrider.dataplane.runtime.counters import BUCKETS, ClusterStats, Histogram, ProxyStats, RouteStats
+from outrider.dataplane.runtime.counters import BUCKETS, ClusterStats, Histogram, ProxyStats, RouteStats, bucket_of
 
 
 @pytest.mark.parametrize(("seconds", "bucket"), [(0.0, 0), (0.0005, 0), (0.00051, 1), (10.0, 13), (10.1, 14)])
@@ -27,6 +30,19 @@ def test_every_observation_is_counted_once(values: list[float]) -> None:
     assert histogram.sum == pytest.approx(sum(values))
     for index, edge in enumerate(BUCKETS):
         assert sum(histogram.counts[: index + 1]) == sum(value <= edge for value in values)
+
+
+@given(
+    st.one_of(st.floats(allow_nan=False), st.sampled_from(BUCKETS).flatmap(lambda edge: st.sampled_from(near(edge))))
+)
+def test_the_bucket_is_the_first_that_is_not_smaller(seconds: float) -> None:
+    """What is written out as comparisons is bisection over BUCKETS, at the edges and beside them, too."""
+    assert bucket_of(seconds) == bisect_left(BUCKETS, seconds)
+
+
+def near(edge: float) -> tuple[float, ...]:
+    """An edge and its neighbours."""
+    return (nextafter(edge, 0.0), edge, nextafter(edge, 100.0))
 
 
 def test_buckets_rise() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from outrider.dataplane.runtime.counters import BUCKETS, bucket_of
+from outrider.dataplane.runtime.counters import bucket_of
 from outrider.model.failure import Failure, Kind
 from outrider.model.messages import Response
 from outrider.model.outcome import SUCCESS, Outcome
@@ -63,17 +63,18 @@ def finish(call: Call, outcome: Outcome) -> None:
     seconds = monotonic() - call.started - call.tunnelled
     stats = call.route.stats
     key = (call.method, call.status, call.label)
-    if key in stats.requests:
-        stats.requests[key] += 1
-    else:
+    count = stats.requests.get(key)
+    if count is None:
         stats.first(*key)
+    else:
+        stats.requests[key] = count + 1
     duration = stats.duration
-    duration.counts[bucket_of(BUCKETS, seconds)] += 1
+    duration.counts[bucket_of(seconds)] += 1
     duration.sum += seconds
     proxy = call.app.shared
     added = call.overhead(seconds)
     overhead = proxy.stats.overhead
-    overhead.counts[bucket_of(BUCKETS, added)] += 1
+    overhead.counts[bucket_of(added)] += 1
     overhead.sum += added
     if outcome is not SUCCESS or call.history is not None or proxy.report_all:
         proxy.report(call, seconds)

@@ -5,14 +5,32 @@ A labelled counter of the metrics library costs 1.3 µs per increment; these cos
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import defaultdict
 from typing import Final
 
 # Seconds. Finer than OpenTelemetry's advice at the bottom: calls inside a cluster take a millisecond.
 BUCKETS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-bucket_of = bisect_left  # (BUCKETS, seconds): the bucket a duration belongs to
+
+def bucket_of(seconds: float) -> int:
+    """The index of the bucket that a duration belongs to; `len(BUCKETS)` for a longer one.
+
+    Bisection written out: comparing with constants boxes no number in compiled code. A test compares it with BUCKETS.
+    """
+    if seconds <= 0.05:
+        if seconds <= 0.0025:
+            return 0 if seconds <= 0.0005 else 1 if seconds <= 0.001 else 2
+        if seconds <= 0.01:
+            return 3 if seconds <= 0.005 else 4
+        return 5 if seconds <= 0.025 else 6
+    if seconds <= 1.0:
+        if seconds <= 0.25:
+            return 7 if seconds <= 0.1 else 8
+        return 9 if seconds <= 0.5 else 10
+    if seconds <= 5.0:
+        return 11 if seconds <= 2.5 else 12
+    return 13 if seconds <= 10.0 else 14
+
 
 _KNOWN_METHODS: Final = frozenset(
     (b"CONNECT", b"DELETE", b"GET", b"HEAD", b"OPTIONS", b"PATCH", b"POST", b"PUT", b"TRACE")
@@ -50,7 +68,7 @@ class Histogram:
         self.sum = 0.0
 
     def observe(self, seconds: float) -> None:
-        self.counts[bucket_of(BUCKETS, seconds)] += 1
+        self.counts[bucket_of(seconds)] += 1
         self.sum += seconds
 
 

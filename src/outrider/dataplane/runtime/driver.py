@@ -10,49 +10,51 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable, Coroutine, Generator
+from typing import Any, Final
 
 from outrider.dataplane.runtime.parked import SUSPENDED
 
 log = logging.getLogger("outrider")
 
+_END: Final[Any] = object()
+
 
 class Drive:
     """Runs one coroutine after another, never two at a time; `ended()`, if there is one, is called after each."""
 
-    __slots__ = ("_cancelled", "_coroutine", "_ended", "_future")
+    __slots__ = ("_cancelled", "_ended", "_future", "_steps")
 
     def __init__(self, ended: Callable[[], None] | None = None) -> None:
-        self._coroutine: Coroutine[Any, Any, None] | None = None
+        self._steps: Generator[Any, Any, None] | None = None  # of the coroutine that is run
         self._future: asyncio.Future[Any] | None = None
         self._cancelled = False
         self._ended = ended
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run the coroutine up to its first wait, or to its end."""
-        self._coroutine = work
+        self._steps = work.__await__()
         self._cancelled = False
         self.resume()
 
     def resume(self, _: object = None) -> None:
         """What the coroutine was waiting for has come."""
-        work = self._coroutine
-        if work is None:
+        steps = self._steps
+        if steps is None:
             return
         self._future = None
         try:
-            future = work.throw(self._stop()) if self._cancelled else work.send(None)
+            # With a default, the end of the coroutine raises nothing.
+            future = steps.throw(self._stop()) if self._cancelled else next(steps, _END)
         except (StopIteration, asyncio.CancelledError):
-            self._coroutine = None
-            if self._ended is not None:
-                self._ended()
+            self._end()
         except Exception:
             log.exception("a bug in Outrider broke a connection; please report it")
-            self._coroutine = None
-            if self._ended is not None:
-                self._ended()
+            self._end()
         else:
+            if future is _END:
+                self._end()
+                return
             if future is None:
                 future = _next_turn()  # a bare yield, as of asyncio.sleep(0)
             if future is not SUSPENDED:
@@ -74,6 +76,11 @@ class Drive:
         """Call this from now on after each coroutine. None when nothing is run any more: the object that has a drive
         and is told by it would otherwise be kept in memory by the cycle."""
         self._ended = ended
+
+    def _end(self) -> None:
+        self._steps = None
+        if self._ended is not None:
+            self._ended()
 
     def _stop(self) -> asyncio.CancelledError:
         self._cancelled = False
