@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import os
 import signal
 import socket
@@ -50,10 +51,34 @@ class Lane:
         results = [ok for name in phases or self.made for ok, _ in self.made[name]]
         return sum(results) / len(results) if results else 0.0
 
-    def p99(self, phase: str) -> float:
+    def failures(self, phase: str) -> int:
+        """Bookings that did not succeed."""
+        return sum(not ok for ok, _ in self.made[phase])
+
+    def slower(self, phase: str, limit: float) -> int:
+        """Bookings that took longer than so many seconds."""
+        return sum(seconds > limit for _, seconds in self.made[phase])
+
+    def median(self, phase: str) -> float:
         """Seconds."""
+        times = [seconds for _, seconds in self.made[phase]]
+        return statistics.median(times) if times else 0.0
+
+    def p99(self, phase: str) -> float:
+        """Seconds within which 99 % of the bookings had an answer."""
         times = sorted(seconds for _, seconds in self.made[phase])
-        return statistics.quantiles(times, n=100)[-1] if len(times) > 1 else 0.0
+        return times[math.ceil(0.99 * len(times)) - 1] if times else 0.0
+
+
+def tolerated(share: float, number: int) -> int:
+    """How many of `number` bookings may be exceptions although only this share of all bookings are: more of them would
+    be in at most one run of a thousand. Of a small sample, `1 %` allows none, and one would be bad luck."""
+    at_most = 0.0
+    for count in range(number + 1):
+        at_most += math.comb(number, count) * share**count * (1 - share) ** (number - count)
+        if at_most >= 0.999:
+            return count
+    return number
 
 
 @click.command(name="demo")
@@ -139,10 +164,15 @@ async def _book(session: ClientSession, url: str, results: list[tuple[bool, floa
 def _judge(lanes: dict[str, Lane], seen: dict[str, Any], metrics: dict[str, Any]) -> dict[str, Any]:
     direct, through = lanes[DIRECT], lanes[THROUGH]
     first, slow, last = (name for name, _ in PHASES)
+    hanging = direct.median(slow) / 2
     promises = {
-        "at least 99 % of bookings succeed while only user-service misbehaves": through.rate(first) >= 0.99,
+        "at least 99 % of bookings succeed while only user-service misbehaves": (
+            through.failures(first) <= tolerated(0.01, len(through.made[first]))
+        ),
         "more bookings succeed through Outrider than directly": through.rate() > direct.rate(),
-        "nobody waits for a hanging payment-service (p99)": (through.p99(slow) < direct.p99(slow) / 2),
+        "99 % of bookings do not wait for a hanging payment-service": (
+            through.slower(slow, hanging) <= tolerated(0.01, len(through.made[slow]))
+        ),
         "the payment circuit opened, and closed again": (
             metrics["transitions"]["payment", "closed", "open"] > 0
             and metrics["transitions"]["payment", "half_open", "closed"] > 0
