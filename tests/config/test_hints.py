@@ -77,6 +77,16 @@ def test_a_usual_mistake_gets_its_remedy(tmp_path: Path, name: str) -> None:
     assert any(remedy in f"{one.message} {one.hint}" for one in found), [f"{one.message} {one.hint}" for one in found]
 
 
+def test_an_allowance_per_caller_needs_callers_that_do_not_name_themselves(tmp_path: Path) -> None:
+    """Otherwise another name is another allowance; with a name of its own for each key it is not."""
+    inbound = "inbound: { listen: '127.0.0.1:1', app: 'http://a:1', rate_limit: { rate: 5/s, key: caller }, accept: ["
+    own = f"{{ header: x-a, values: [{'k' * 32}], caller: ledger }}"
+    chosen = f"{{ header: x-a, values: [{'k' * 32}] }}"
+    assert problems(tmp_path, f"{inbound} {own} ] }}\n{USER}") == []
+    (only,) = problems(tmp_path, f"{inbound} {chosen} ] }}\n{USER}")
+    assert (only.path, only.severity) == ("inbound.rate_limit.key", "warning")
+
+
 # What is wrong, and nothing else is to be said: the only complaint is about the first line that is named.
 ALONE = {
     "accept[0].header": "inbound: { listen: '127.0.0.1:1', app: 'http://a:1',"

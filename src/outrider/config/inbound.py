@@ -104,7 +104,8 @@ def _check_jwt(accept: Accept, document: Document, at: KeyPath) -> None:
 
 
 def _check_names(inbound: Inbound, document: Document) -> None:
-    """Warn of keys with which a caller takes any name that rules are about."""
+    """Warn of keys with which a caller takes any name that rules are about, or that an allowance is for."""
+    _check_allowances(inbound, document)
     for index, accept in enumerate(inbound.accept):
         if accept.header is None or not VARIABLE.search(accept.caller):
             continue
@@ -119,6 +120,15 @@ def _check_names(inbound: Inbound, document: Document) -> None:
                 hint = "caller: NAME, and a key of its own for each caller; or jwt, or certificate"
                 document.complain(("inbound", "accept", index), message, hint, warn=True)
                 break
+
+
+def _check_allowances(inbound: Inbound, document: Document) -> None:
+    if inbound.rate_limit is None or inbound.rate_limit.key != "caller":
+        return
+    if any(accept.header is not None and VARIABLE.search(accept.caller) for accept in inbound.accept):
+        message = "a caller that takes any name it likes has an allowance for each of them"
+        hint = "under inbound.accept, caller: NAME, and a key of its own for each caller; or jwt, or certificate"
+        document.complain(("inbound", "rate_limit", "key"), message, hint, warn=True, follows=[_ACCEPT])
 
 
 def _check_rules(inbound: Inbound, document: Document) -> None:

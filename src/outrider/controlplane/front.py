@@ -118,6 +118,12 @@ class Dropped:
         self._logs = logs
         self.supervisor = 0
 
+    def note(self, lines: list[str]) -> None:
+        """Take the number out of what the supervisor has sent, if it is there."""
+        for word, _, number in (line.partition(" ") for line in lines):
+            if word == DROPPED and number.isdigit():
+                self.supervisor = int(number)
+
     def pages(self) -> dict[str, str]:
         """A page of metrics for each of them, in OpenMetrics format."""
         counts = {"supervisor": self.supervisor, "front": self._logs.dropped}
@@ -154,9 +160,7 @@ async def serve_front(
 
     def hear() -> None:
         lines = line.heard()
-        for word, _, number in (one.partition(" ") for one in lines or ()):
-            if word == DROPPED and number.isdigit():
-                dropped.supervisor = int(number)
+        dropped.note(lines or [])
         if lines is None or STOP in lines:
             loop.remove_reader(line)
             stop.set()
@@ -177,8 +181,8 @@ async def serve_front(
         return runner(AdminFront(config, workers, line).app, visitor_of)
 
     servers = [ControlServer(TELEMETRY, telemetry_front(workers, dropped)), ControlServer(ADMIN, AdminHandler(load))]
-    for server, bound in zip(servers, (telemetry, admin), strict=True):
-        server.listen(bound)
+    servers[0].listen(telemetry)
+    servers[1].listen(admin)
     await stop.wait()
     await upkeep.stop()
     for server in servers:

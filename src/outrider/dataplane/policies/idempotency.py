@@ -171,25 +171,22 @@ class Idempotency(Policy):
         proven_only: bool = False,
         identity: Sequence[str] = (),
         proofs: Callable[[Call], frozenset[bytes]] | None = None,
-        account: Callable[[Call], str] | None = None,
+        account: Callable[[Call], str] = lambda call: call.caller,
     ) -> None:
         """Lost calls are executed again with `repeat`, and asked after with `lookup`. `exempt`: operations nothing is
         stored of. `service` is whose app this is: guards of several services may share a store. `identity` are names of
         headers, or beginnings with `*`, that say who somebody is: but for those of the calling service, they tell
-        users of one caller apart. `proofs` are the headers of a call that reach the app and prove who calls; `account`
-        is the name that what a call takes of the store is counted under, by default the caller's."""
+        users of one caller apart. `proofs` are the headers of a call that reach the app and prove who calls,
+        `account` is the name under which its room in the store is counted."""
         super().__init__()
         self._account = account
         self._proofs = proofs
         self._service = service
         self._identity = HeaderNames(identity)
-        self._proven_only = proven_only
-        self._exempt = tuple(exempt)
+        self._proven_only, self._exempt = proven_only, tuple(exempt)
         self._store = store
         self._max_answer = max_answer
-        self._strict = strict
-        self._repeat = repeat
-        self._lookup = lookup
+        self._strict, self._repeat, self._lookup = strict, repeat, lookup
         self._jobs: set[asyncio.Task[None]] = set()
         self.counts = dict.fromkeys(_COUNTED, 0)
 
@@ -213,8 +210,7 @@ class Idempotency(Policy):
         if call.deadline <= monotonic():
             return Failure(Kind.DEADLINE, "the caller's time for this call has passed before it could be begun")
         name = self._scope(call, key)
-        account = self._account(call) if self._account is not None else call.caller
-        new = Entry(fingerprint, token=self._store.token(), digest=_length_of_large(call), caller=account)
+        new = Entry(fingerprint, token=self._store.token(), digest=_length_of_large(call), caller=self._account(call))
         # From here a caller that leaves would leave an entry behind that no call works on.
         call.unstoppable = True
         try:
@@ -284,8 +280,7 @@ class Idempotency(Policy):
         if same and known.digest and body is not None and body.digest is not None:
             length = int.from_bytes(known.digest[:_LENGTH], "big")
             same = call.length is None or call.length == length
-            # Only of a call that has been answered: another one may have to be executed with this very body, which can
-            # be read only once.
+            # Only of an answered call: another one may have to be executed with this body, which is read only once.
             if same and known.done and len(known.digest) > _LENGTH:
                 await _read_to_the_end(body)
                 same = _digest_of(call) == known.digest
