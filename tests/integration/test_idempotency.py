@@ -360,6 +360,9 @@ DONT_KNOW = [
     pytest.param(plain(409), id="still at it"),
     pytest.param(reset_unanswered, id="reset"),
     pytest.param(raw(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\npa", then="close"), id="cut"),
+    pytest.param(raw(b"HTTP/1.1 201 Made\r\ncontent-le", then="close"), id="cut in its head"),
+    pytest.param(raw(b"HTTP/1.1 404 Not Found\r\ncontent-le", then="close"), id="no, cut in its head"),
+    pytest.param(raw(b"HTTP/1.1 201 Made\r\n\r\ncharge", then="close"), id="of no length"),
     pytest.param(plain(200, b"x" * 2000), id="larger than max_answer"),
 ]
 

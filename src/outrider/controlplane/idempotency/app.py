@@ -81,18 +81,21 @@ class AppLookup:
             for name, value in fields:
                 connection.putheader(name.decode("latin-1"), value)
             connection.endheaders()
-            answer = connection.getresponse()
-            declared = answer.length
-            wanted = self._limit + 1 if declared is None else min(self._limit + 1, declared)
-            body = b""
-            while len(body) < wanted and (piece := answer.read1(wanted - len(body))):
-                body += piece
-                if monotonic() > ends:
-                    raise TimeoutError("no answer in time")
-            if declared is not None and len(body) < wanted:
-                raise http.client.IncompleteRead(body, declared)
-            lines = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.getheaders()]
-            return answer.status, lines, body
+            with connection.getresponse() as answer:
+                declared = answer.length
+                if declared is None and not answer.chunked:
+                    # It would end with the connection, and so does one that is cut off, even in the middle of its head.
+                    raise http.client.HTTPException("its answer does not say how long it is")
+                wanted = self._limit + 1 if declared is None else min(self._limit + 1, declared)
+                body = b""
+                while len(body) < wanted and (piece := answer.read1(wanted - len(body))):
+                    body += piece
+                    if monotonic() > ends:
+                        raise TimeoutError("no answer in time")
+                if declared is not None and len(body) < wanted:
+                    raise http.client.IncompleteRead(body, declared)
+                lines = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in answer.getheaders()]
+                return answer.status, lines, body
         finally:
             connection.close()
 
