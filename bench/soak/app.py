@@ -12,7 +12,7 @@ from bench.soak.kinds import ID_LENGTH
 
 _ID: Final = re.compile(rb"(?i)\r\nx-soak-id: ([^\r]*)")
 _LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: (\d+)")
-_BODIES: Final = {b"/small": 42, b"/large": 65536, b"/huge": 1 << 20}
+_BODIES: Final = {b"/small": 42, b"/large": 65536, b"/huge": 1 << 20, b"/vast": 1 << 23}
 _SWITCH: Final = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
 
 counts: Counter[str] = Counter()
@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
             more = (b"1000\r\n" + bytes(4096) + b"\r\n") * 7
             transport.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + first + more + b"0\r\n\r\n")
         elif path == b"/slow":
-            asyncio.get_running_loop().call_later(0.03, transport.write, answer(identity, 42))
+            asyncio.get_running_loop().call_later(0.03, self.late, answer(identity, 42))
         elif path == b"/error":
             transport.write(answer(identity, 42, b"500 Internal Server Error"))
         elif path == b"/garbage":
@@ -79,6 +79,11 @@ class Connection(asyncio.Protocol):
             counts.pop("/counts")
             body = json.dumps(counts).encode()
             transport.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    def late(self, data: bytes) -> None:
+        """Answer, if the sidecar still waits."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
 
 
 async def serve() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +21,8 @@ class Kind:
     the connection may break instead of an answer.
 
     `behaviour` is more than asking and waiting: `abort` hangs up at the first byte of the answer, `leave` hangs up
-    without waiting for it, `half` ends the sending side after the request, `later` sends `rest` a moment later,
+    without waiting for it, `reset` resets the connection at once, `unread` never reads the answer, `half` ends the
+    sending side after the request, `end` does so under TLS too and leaves, `later` sends `rest` a moment later,
     `tunnel` leaves HTTP, `slow` reads the answer slowly, `pipeline` sends the request eight times at once.
     """
 
@@ -36,7 +39,7 @@ class Kind:
     @property
     def uncertain(self) -> bool:
         """Whether the client cannot know if the request was carried."""
-        return self.behaviour in ("abort", "leave") or self.breaks
+        return self.behaviour in ("abort", "leave", "reset", "unread", "end") or self.breaks
 
 
 def _head(method: str, path: str, *lines: str) -> bytes:
@@ -100,4 +103,49 @@ STRANGERS: Final = (
     Kind("silence", 10, b"", behaviour="leave"),
     Kind("many fields", 5, _head("GET", "/small")[:-2] + b"a:b\r\n" * 4000, (431, 408), echoes=False, breaks=True),
     Kind("leaves after asking", 5, _head("GET", "/small"), behaviour="leave"),
+)
+
+# One connection each: half of them as they should be.
+_MINE: Final = f"x-api-key: {KEY}"
+
+
+def connections(prefix: str) -> tuple[Kind, ...]:
+    """What becomes of a connection to a listener where the app is found at `prefix`; the second half misbehave."""
+    small, vast = prefix + "/small", prefix + "/vast"  # more than all the buffers on the way hold
+    return (
+        Kind("one call", 5, _head("GET", small, _MINE), size=42),
+        Kind("the last call", 2, _head("GET", small, _MINE, "Connection: close"), size=42),
+        Kind("post", 2, _post(small, bytes(2000), _MINE), size=42),
+        Kind("pipelined", 1, _head("GET", small, _MINE), size=42, behaviour="pipeline"),
+        Kind("silence", 1, b"", behaviour="leave"),
+        Kind("half a head", 2, _head("GET", small, _MINE)[:-20], behaviour="leave"),
+        Kind("reset at once", 1, b"", behaviour="reset"),
+        Kind("reset after asking", 1, _head("GET", prefix + "/slow", _MINE), behaviour="reset"),
+        Kind("reset in its upload", 1, _post(small, bytes(60_000), _MINE)[:-10_000], behaviour="reset"),
+        Kind("leaves its upload", 1, _post(small, bytes(9999), _MINE)[:-9000], behaviour="leave"),
+        Kind("garbage", 1, b"\x00\x01\x02garbage\r\n\r\n", (400,), echoes=False),
+        Kind("half-closed", 1, _head("GET", prefix + "/slow", _MINE), behaviour="end"),
+        Kind("unread answer", 1, _head("GET", vast, _MINE), behaviour="unread"),
+    )
+
+
+def _hello() -> bytes:
+    """The first message of a TLS client."""
+    sent = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), sent, server_hostname="localhost").do_handshake()
+    return sent.read()
+
+
+_HELLO: Final = _hello()
+
+# To a listener that has TLS, without it.
+HANDSHAKES: Final = (
+    Kind("half a hello", 2, _HELLO[:100], behaviour="leave"),
+    Kind("half a hello, then reset", 1, _HELLO[:100], behaviour="reset"),
+    Kind("handshake left", 2, _HELLO, behaviour="unread"),
+    Kind("handshake reset", 1, _HELLO, behaviour="reset"),
+    Kind("no TLS", 1, _head("GET", "/small", _MINE), behaviour="leave"),
+    Kind("not a word", 1, b"", behaviour="leave"),
+    Kind("reset before the hello", 1, b"", behaviour="reset"),
 )

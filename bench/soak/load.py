@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import re
+import socket
 import ssl
+import struct
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +22,7 @@ STUCK: Final = 10.0  # seconds after which a call counts as lost
 _PIPELINED: Final = 8
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 _LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: (\d+)")
+_RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER of 0 seconds: to close is to reset
 _CHUNKED: Final = re.compile(rb"(?i)\r\ntransfer-encoding: chunked")
 
 
@@ -159,14 +163,34 @@ class Connection(asyncio.Protocol):
                 self.transport.write_eof()
         elif kind.behaviour == "later":
             loop.call_later(0.002, self.transport.write, kind.rest)
+        elif kind.behaviour == "end":
+            loop.call_later(0.005, self.end)
         elif kind.behaviour == "leave":
             loop.call_later(0.01, self.transport.abort)
+        elif kind.behaviour == "unread":
+            loop.call_soon(self.transport.pause_reading)  # the loop itself begins to read after this
+            loop.call_later(0.02, self.transport.abort)
+        elif kind.behaviour == "reset":
+            with self.sock() as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.transport.abort()
+
+    def sock(self) -> socket.socket:
+        """The connection's socket once more; closing it closes no connection."""
+        return socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))
+
+    def end(self) -> None:
+        """End the sending side of the socket, under TLS without a word, and go a moment later."""
+        if not self.transport.is_closing():
+            with self.sock() as sock:
+                sock.shutdown(socket.SHUT_WR)
+            asyncio.get_running_loop().call_later(0.01, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
         kind = self.kind
         if kind is None:
             return
-        if kind.behaviour == "abort":
+        if kind.behaviour in ("abort", "unread"):
             self.finish("aborted")
             self.transport.abort()
             return
@@ -213,7 +237,7 @@ class Connection(asyncio.Protocol):
         status = int(match[1]) if match else 0
         head, _, body = answer.partition(b"\r\n\r\n")
         record = self.load.record
-        if kind.behaviour == "leave":
+        if kind.behaviour in ("leave", "end"):
             self.finish(str(status))  # it was quicker than this client, who leaves all the same
             return
         if status not in kind.statuses:

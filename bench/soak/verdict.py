@@ -5,23 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.soak.load import Record
-from bench.soak.watch import Metrics, Watch
-
-# All of these are 0 once every client has left.
-GAUGES = ("outrider_downstream_connections", "outrider_in_flight_requests", "outrider_tunnels")
+from bench.soak.watch import GAUGES, Metrics, Watch
 
 
-def memory(watch: Watch, warm: int, growth_mb: float) -> Iterator[str]:
-    """Memory is flat per connection: compared are the end and the moment after `warm` connections."""
-    early = next((one for one in watch.samples if one.connections >= warm), None)
-    if early is None or early is watch.samples[-1]:
-        yield "too few samples to say anything about memory: more connections, please"
-        return
-    late = watch.samples[-1]
+def memory(watch: Watch, growth_mb: float) -> Iterator[str]:
+    """Memory is flat per connection: compared are the medians of the first and the last rest."""
+    early, late = watch.rests[0], watch.rests[-1]
     growth = late.memory - early.memory
+    most = max(one.memory for one in watch.samples)
     print(
-        f"{watch.name}: {early.memory:.1f} MB after {early.connections} connections, "
-        f"{late.memory:.1f} MB after {late.connections} ({growth:+.1f} MB)"
+        f"{watch.name}: {early.memory:.1f} MB at rest after {early.connections} connections, "
+        f"{late.memory:.1f} MB after {late.connections} ({growth:+.1f} MB), {most:.1f} MB at most"
     )
     if growth > growth_mb:
         yield f"{watch.name}: memory grew by {growth:.1f} MB, more than {growth_mb:g}"

@@ -55,3 +55,25 @@ def test_memory_that_is_in_use_is_not_tried_again_and_again() -> None:
     for number in range(1, 20):
         memory.look(2, 2 + 100 * number)
     assert of.trims == 1
+
+
+def test_memory_that_was_in_use_is_given_back_when_its_users_have_gone() -> None:
+    """A look while connections come and go finds their buffers in use; a look when they have gone does not."""
+    of = Allocator(60 * MIB)
+    memory = Memory(of.resident, of.trim)
+    of.used = 80 * MIB
+    for number in range(1, 20):
+        memory.look(40, 1000 * number)
+    of.used, of.free = 60 * MIB, 20 * MIB
+    assert memory.look(0, 20_000)
+    assert of.resident() == 60 * MIB
+
+
+def test_a_sidecar_at_rest_holds_no_5_mib_more_than_at_its_least() -> None:
+    """What one or two dozen connections over TLS took is given back as well."""
+    of = Allocator(60 * MIB)
+    memory = Memory(of.resident, of.trim)
+    of.free = 5 * MIB
+    memory.look(24, 24)
+    memory.look(0, 24)
+    assert of.resident() == 60 * MIB

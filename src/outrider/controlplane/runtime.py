@@ -56,7 +56,7 @@ class Memory:
     that is fast, and a sidecar's memory limit is for the whole pod."""
 
     _INTERVAL = 2.0
-    _WORTH_IT = 8 << 20  # bytes above the least seen
+    _WORTH_IT = 4 << 20  # bytes above the least seen
 
     def __init__(self, resident: Callable[[], int], trim: Callable[[int], object] | None) -> None:
         """`resident` counts the bytes that this process holds; `trim(0)` gives back what is free, where that can be
@@ -64,6 +64,8 @@ class Memory:
         self._resident = resident
         self._trim = trim
         self._least = resident()
+        self._in_use = 0  # what was still held after a trim that was hardly worth it, and at how many connections
+        self._in_use_by = 0
         self._connections = 0
         self._accepted = 0
         self._crowd = 0
@@ -81,18 +83,22 @@ class Memory:
 
     def look(self, connections: int, accepted: int) -> bool:
         """Trim if much more is held than was once enough, and most of the crowd has gone. `connections` is how many
-        there are, `accepted` how many there have been: a crowd may come and go between two looks."""
+        there are, `accepted` how many there have been: a crowd may come and go between two looks. What a trim found in
+        use is left alone, until half of the connections that may use it have gone."""
         held = self._resident()
         self._least = min(self._least, held)
         self._crowd = max(self._crowd, self._connections + accepted - self._accepted)
         self._connections, self._accepted = connections, accepted
         gone = connections * 2 <= self._crowd and connections < self._crowd
-        if self._trim is None or not (gone or self._again) or held - self._least < self._WORTH_IT:
+        if connections * 2 <= self._in_use_by and connections < self._in_use_by:
+            self._in_use = 0
+        enough = max(self._least, self._in_use)
+        if self._trim is None or not (gone or self._again) or held - enough < self._WORTH_IT:
             return False
         self._trim(0)
         left = self._resident()
         if held - left < self._WORTH_IT // 4:
-            self._least = left  # it is in use; otherwise every look would try again
+            self._in_use, self._in_use_by = left, connections
         self._again = gone  # once more at the next look: what was just leaving may have been left out
         self._crowd = connections
         return True
