@@ -267,8 +267,15 @@ def _end_to_end(message: Message, owned: frozenset[bytes] = _OWNED) -> Fields:
     return [
         (name, value)
         for name, value in message.fields
-        if name.lower().replace(b"_", b"-") not in owned and name.lower() not in gone
+        if not _is_owned(name.lower(), owned) and name.lower() not in gone
     ]
+
+
+def _is_owned(name: bytes, owned: frozenset[bytes]) -> bool:
+    """Whether a field is Outrider's to write or to drop. In requests those are all in its name but one."""
+    plain = name.replace(b"_", b"-")
+    in_its_name = owned is _OWNED and plain.startswith(b"x-outrider-") and name != b"x-outrider-critical"
+    return plain in owned or in_its_name
 
 
 def _check_answer(request: Message, answer: Message, sources: list[Seen], tidy: bool) -> list[str]:

@@ -184,6 +184,7 @@ defaults:
   timeout: 60s
   attempt_timeout: 60s
   idle_timeout: 200ms       # their servers wait for idle connections when they stop
+browsers: {{ hosts: [httpbin.org] }}  # one calls its server by this name
 services:
   suite: {{ url: "http://127.0.0.1:{}", port: 0 }}
 """
