@@ -21,6 +21,7 @@ from bench.soak.kinds import FRAME, ID, ID_LENGTH, Kind
 STUCK: Final = 10.0  # seconds after which a call counts as lost
 _PIPELINED: Final = 8
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
+_CONTINUE: Final = b"HTTP/1.1 100 "
 _LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: (\d+)")
 _RESET: Final = struct.pack("ii", 1, 0)  # SO_LINGER of 0 seconds: to close is to reset
 _CHUNKED: Final = re.compile(rb"(?i)\r\ntransfer-encoding: chunked")
@@ -201,7 +202,11 @@ class Connection(asyncio.Protocol):
         while self.kind is kind and self.data:
             if self.missing == -1:
                 self.missing = self.expect()
-            if self.missing >= 0 and len(self.data) >= self.missing:
+            if self.missing >= 0 and self.data.startswith(_CONTINUE):
+                # A sidecar asks so whether a client that has ended its side is still there.
+                del self.data[: self.missing]
+                self.missing = -1
+            elif self.missing >= 0 and len(self.data) >= self.missing:
                 self.whole(kind, self.missing)
             elif self.missing == -2 and self.data.endswith(b"0\r\n\r\n"):
                 self.whole(kind, len(self.data))

@@ -97,9 +97,9 @@ class Memory:
             return False
         self._trim(0)
         left = self._resident()
-        if held - left < self._WORTH_IT // 4:
+        self._again = held - left >= self._WORTH_IT // 4  # until it is in vain: some of the crowd may still be leaving
+        if not self._again:
             self._in_use, self._in_use_by = left, connections
-        self._again = gone  # once more at the next look: what was just leaving may have been left out
         self._crowd = connections
         return True
 
