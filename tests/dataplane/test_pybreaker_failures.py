@@ -1,4 +1,4 @@
-"""What pybreaker gets wrong when calls run through it, each held against our breaker, which only feeds it.
+"""What pybreaker gets wrong when calls run through it, each held against our breaker, which only opens and closes it.
 
 Held here: the price of a success, same-state events, a late failure that prolongs an outage, a store that blocks.
 Held in policies/test_breaker.py:

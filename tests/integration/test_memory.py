@@ -346,3 +346,39 @@ async def test_over_tls_no_more_waits_in_a_connection_than_without(outrider: Out
         (connection,) = proxy.app.runtime.proxy.connections
         transport = connection._transport
         assert transport.get_write_buffer_limits()[1] == transport.get_read_buffer_limits()[1] == 64 * 1024
+
+
+@pytest.mark.parametrize("broken", ["answers 500", "breaks off"])
+async def test_an_outage_of_any_length_leaves_nothing(
+    outrider: Outrider, tmp_path: Path, no_collector: None, broken: str
+) -> None:
+    """A circuit that opens again and again keeps no exception: with it go the frames and connections behind it."""
+    authority = Authority(tmp_path)
+    act = raw(response(500)) if broken == "answers 500" else raw(b"HTTP/1.1 200 OK\r\nContent-", then="close")
+    async with Target(act, tls=authority.server()) as target:
+        text = f"""
+services:
+  user:
+    url: 'https://127.0.0.1:{target.port}'
+    tls: {{ ca: '{authority.file}' }}
+    retry: false
+    circuit_breaker: {{ consecutive_failures: 1, open_for: 1ms..1ms }}
+"""
+        async with outrider(text) as proxy, Client(proxy.port) as client:
+
+            async def fail(times: int) -> Counter[int]:
+                seen: Counter[int] = Counter()
+                for _ in range(times):
+                    seen[(await client.call(get("/user/x"))).status] += 1
+                    await asyncio.sleep(0.003)
+                return seen
+
+            await fail(20)
+            before = Counter(type(one).__name__ for one in gc.get_objects())
+            seen = await fail(200)
+            grown = Counter(type(one).__name__ for one in gc.get_objects()) - before
+    assert seen[503] < 100  # most were probes, each of which has opened the circuit again
+    kept = {
+        name: count for name, count in grown.items() if name in TRANSPORTS | {"frame", "traceback"} or "Circuit" in name
+    }
+    assert not {name: count for name, count in kept.items() if count > STRAGGLERS}

@@ -1,9 +1,10 @@
 """The circuit breaker of a service: stop calling what is broken, and find out gently when it is not any more.
 
-pybreaker is the state machine and the listener hub, fed with finished outcomes through its public methods; no
-call ever runs *through* it, because it would admit every call while half-open, count a cancelled call as a
-failure, and let stragglers prolong an outage. Ours are therefore the window, the probe permits and the
-generation stamps. Closed is good: calls pass. Open refuses. Half-open lets `probes` calls through at a time.
+pybreaker is the state machine and the listener hub, driven by its public `open`, `half_open` and `close`. No call runs
+*through* it: it would admit every call while half-open, count a cancelled call as a failure, let stragglers prolong an
+outage, and it is told of a failure by an exception. So the window, the count of failures in a row, the probe permits
+and the generation stamps are ours. Closed is good: calls pass. Open refuses. Half-open lets `probes` calls through at a
+time.
 
 The pause between probes grows with the outage, not with the number of probes: it is a twentieth of how long the target
 has been away, so that recovery is noticed late by little more than that. A probe that hangs does not hold up the next
@@ -131,6 +132,7 @@ class Breaker:
         "_cheap",
         "_clock",
         "_draw",
+        "_good_probes",
         "_hooks",
         "_in_a_row",
         "_jitter",
@@ -178,15 +180,13 @@ class Breaker:
         self._asked = 0.0  # until when the target has asked us to stay away
         self._ramp_until = 0.0
         self._permits = 0
+        self._good_probes = 0  # since the circuit became half-open
         self._probed_at = 0.0
         self._cheap = False  # the latest failure was a refused connection: asking again costs nobody anything
         self.wait = settings.wait
         self._waiting: deque[Future[None]] = deque()
         self._bell: TimerHandle | None = None  # wakes those who wait
         self._machine = pybreaker.CircuitBreaker(
-            fail_max=settings.consecutive_failures or 2**31,
-            success_threshold=settings.probes,
-            throw_new_error_on_trip=False,
             listeners=[_Listener(self)],
             name=name,
         )
@@ -319,7 +319,6 @@ class Breaker:
         self._in_a_row = 0
         self._asked = self._ramp_until = 0.0
         self._window.clear()
-        _feed(self._machine, _working)
 
     # ---------------------------------------------------------------- rules
 
@@ -374,14 +373,11 @@ class Breaker:
         if failed:
             if not excused:
                 self._in_a_row += 1
-                _feed(self._machine, _failing)
-        elif self._in_a_row:
+        else:
             self._in_a_row = 0
-            _feed(self._machine, _working)
-        if (
+        if (settings.consecutive_failures and self._in_a_row >= settings.consecutive_failures) or (
             (failed or slow)
             and not excused
-            and self.state is CLOSED
             and window.total >= settings.min_requests
             and (
                 (settings.failure_rate and window.failed >= settings.failure_rate * window.total)
@@ -393,14 +389,18 @@ class Breaker:
     def _judge_probe(self, outcome: Outcome) -> None:
         """Success counts towards closing, failure opens again, neutral only gives the permit back."""
         self._permits = min(self._settings.probes, self._permits + 1)
-        if outcome is not NEUTRAL:
-            _feed(self._machine, _failing if outcome is FAILURE else _working)
+        if outcome is FAILURE:
+            self._machine.open()
+        elif outcome is SUCCESS:
+            self._good_probes += 1
+            if self._good_probes >= self._settings.probes:
+                self._machine.close()
 
     def _moved(self, old: str, new: str) -> None:
         """The only place where a transition takes effect."""
         self.state = new
         self.generation += 1
-        self._in_a_row = 0
+        self._in_a_row = self._good_probes = 0
         self._permits = self._settings.probes if new is HALF_OPEN else 0
         if new is CLOSED:
             self._window.clear()
@@ -433,25 +433,6 @@ class _Listener(pybreaker.CircuitBreakerListener):
             self._breaker._moved(old, new)
 
 
-class _AttemptFailedError(Exception):
-    """What pybreaker is told when an attempt failed."""
-
-
 def _resolve(turn: Future[None]) -> None:
     if not turn.done():
         turn.set_result(None)
-
-
-def _working() -> None:
-    pass
-
-
-def _failing() -> None:
-    raise _AttemptFailedError
-
-
-def _feed(machine: pybreaker.CircuitBreaker, result: Callable[[], None]) -> None:
-    try:
-        machine.call(result)
-    except (_AttemptFailedError, pybreaker.CircuitBreakerError):
-        pass  # the machine re-raises what it is told; the listener has already acted on it
