@@ -6,11 +6,15 @@ Not compiled: it runs once per connection, and `SSLContext` can only be extended
 from __future__ import annotations
 
 import ssl
+from time import monotonic
 from typing import Any
 
 from outrider.model.failure import Kind
 
 _MAX_SESSIONS = 512  # of a context, which services share
+# Seconds for which one is offered before another one is taken, and between two looks at a server that gives none.
+_KEPT_FOR = 300.0
+_LOOK_AGAIN = 60.0
 
 # OpenSSL's words for a certificate of ours that the other side wants, or does not like.
 _ABOUT_OUR_CERTIFICATE = (
@@ -30,10 +34,12 @@ class ResumingContext(ssl.SSLContext):
     certificates saved (RFC 8446 §2.2). Event loops have no parameter for that, but they all call `wrap_bio`."""
 
     sessions: dict[str | None, ssl.SSLSession]
+    taken_at: dict[str, float]  # when each was taken, in monotonic seconds
 
     def __new__(cls) -> ResumingContext:
         context: ResumingContext = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
         context.sessions = {}
+        context.taken_at = {}
         return context
 
     def wrap_bio(
@@ -71,15 +77,21 @@ class ClientTls:
         return "resumed" if secured.session_reused else "full"
 
     def remember(self, connection: ssl.SSLObject | None) -> None:
-        """Keep the session of a connection that has served a call, for the next one."""
-        session = connection.session if connection is not None else None
-        sessions = self.context.sessions
-        if (
-            session is not None
-            and session.has_ticket
-            and (self.server_name in sessions or len(sessions) < _MAX_SESSIONS)
-        ):
-            sessions[self.server_name] = session
+        """Keep the session of a connection that has served a call, for the next ones, unless there is a recent one.
+
+        Each look at `SSLObject.session` leaks a copy of it, 6.5 kB, in CPython 3.11 (`PySSL_get_session` makes one and
+        forgets it). So a session is used for several connections, and another one taken every few minutes at most.
+        """
+        taken_at, now = self.context.taken_at, monotonic()
+        known = taken_at.get(self.server_name)
+        if connection is None or (now - known < _KEPT_FOR if known is not None else len(taken_at) >= _MAX_SESSIONS):
+            return
+        session = connection.session
+        if session is not None and session.has_ticket:
+            self.context.sessions[self.server_name] = session
+            taken_at[self.server_name] = now
+        else:
+            taken_at[self.server_name] = now - _KEPT_FOR + _LOOK_AGAIN
 
 
 def _certificate(secured: ssl.SSLObject) -> dict[str, Any]:
